@@ -1,0 +1,3 @@
+"""mvc: Git for models that never stop learning."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Floor 4: flags, one file per verb, one error boundary."""
