@@ -42,7 +42,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A table of mvc.toml: unknown keys are errors."""
 
 
-class BaseSettings(Table):
+class BaseSettings(Table, frozen=True):
     """[base]: the frozen model. `digest` is written by `mvc init` and checked at every load."""
 
     model: str
@@ -50,7 +50,7 @@ class BaseSettings(Table):
     digest: str = ""
 
 
-class LoraSettings(Table):
+class LoraSettings(Table, frozen=True):
     """[lora]: the adapter's shape, fixed for the life of a line.
 
     `target_modules` is PEFT's: "all-linear", or a list of module names.
@@ -65,7 +65,7 @@ class LoraSettings(Table):
     use_rslora: bool = False
 
 
-class TrainSettings(Table):
+class TrainSettings(Table, frozen=True):
     """[train]: how a batch is trained; a change takes effect in the next batch.
 
     `optimizer` is a name of transformers' `OptimizerNames`, `optimizer_args` its `optim_args`
@@ -99,7 +99,7 @@ class TrainSettings(Table):
     checkpoint_steps: Count = 50
 
 
-class SnapshotSettings(Table):
+class SnapshotSettings(Table, frozen=True):
     """[snapshot]: when a day is pinned (HH:MM or a cron expression) and in which zone.
 
     An empty `zone` is the machine's own.
@@ -109,7 +109,7 @@ class SnapshotSettings(Table):
     zone: str = ""
 
 
-class Settings(Table):
+class Settings(Table, frozen=True):
     """The whole of mvc.toml."""
 
     base: BaseSettings

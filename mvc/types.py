@@ -152,8 +152,8 @@ class TrainResult:
     state_dir: Path
     files: tuple[FileDigest, ...]
     curve: tuple[CurvePoint, ...]
+    num_rows: int
     num_steps: int
-    first_lifetime_step: int
     lifetime_step: int
     num_tokens: int
     seconds: float
@@ -300,14 +300,13 @@ class CheckoutResult:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A batch in progress (or interrupted), as `mvc status` tells it. `live_pid` is None when
-    nobody works on it."""
+    """A batch in progress (or interrupted), as `mvc status` tells it. `step` is the last checkpoint's;
+    `live` is true while a process works on it."""
 
     data_name: str
     step: int
-    num_steps: int
     parent: str
-    live_pid: int | None
+    live: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,12 @@ from mvc.errors import StoreError
 if TYPE_CHECKING:
     import git
 
-_ENV = {"GIT_TERMINAL_PROMPT": "0", "GIT_PAGER": "cat", "LC_ALL": "C.UTF-8", "GIT_OPTIONAL_LOCKS": "0"}
+_ENV = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_PAGER": "cat",
+    "LC_ALL": "C.UTF-8",
+    "GIT_OPTIONAL_LOCKS": "0",
+}
 # core.fsync defaults to leaving loose objects unsynced; a commit must survive a power cut
 # (git-config(1), core.fsync).
 _DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync", "-c", "gc.auto=0")
@@ -80,6 +85,25 @@ def try_read(root: Path, *args: str) -> str | None:
         return None
 
 
+def cat(root: Path, names: Sequence[str]) -> list[bytes | None]:
+    """The content of many objects (`COMMIT:PATH`) by one git; None for one that is not there."""
+    stdin = "".join(f"{name}\n" for name in names).encode()
+    out = memoryview(read_bytes(root, "cat-file", "--batch", stdin=stdin))
+    found: list[bytes | None] = []
+    at = 0
+    for _ in names:
+        end = bytes(out[at : at + 4096]).index(b"\n") + at
+        header = bytes(out[at:end]).split(b" ")
+        at = end + 1
+        if header[-1] == b"missing":
+            found.append(None)
+            continue
+        size = int(header[-1])
+        found.append(bytes(out[at : at + size]))
+        at += size + 1
+    return found
+
+
 def repo(root: Path) -> git.Repo:
     """The repository at `root` as a GitPython object (import cost 142 ms)."""
     import git
@@ -111,7 +135,8 @@ def write(
                 strip_newline_in_stdout=True,
             )
         except git.GitCommandError as error:
-            raise GitFailed(args, int(error.status or 1), str(error.stderr)) from error
+            status = error.status if isinstance(error.status, int) else 1
+            raise GitFailed(args, status, str(error.stderr)) from error
     return str(out)
 
 

@@ -1,0 +1,113 @@
+"""The base model in memory, with a line's adapter on it.
+
+Owns loading the base once for all batches of one process, putting an adapter on it, and making
+the untrained state of a new model repo.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mvc.engine import base as bases
+from mvc.engine import state
+from mvc.errors import ConfigError
+from mvc.settings import Settings
+from mvc.types import FileDigest
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class Session:
+    """The base model, kept between the batches of one process.
+
+    Loading a 7B base takes longer than many batches; after any exception it is loaded anew,
+    because a half-finished Trainer leaves hooks behind.
+    """
+
+    root: Path
+    _base: tuple[tuple[str, str, str], PreTrainedModel] | None = None
+    _tokenizer: tuple[str, PreTrainedTokenizerBase] | None = None
+
+    def base(self, settings: Settings) -> bases.Base:
+        """The base that mvc.toml names, with its digest checked."""
+        found = bases.resolve(settings.base.model, settings.base.revision, self.root)
+        bases.check(found, settings.base.digest)
+        return found
+
+    def tokenizer(self, settings: Settings) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
+        if self._tokenizer is None or self._tokenizer[0] != settings.base.digest:
+            self._tokenizer = (settings.base.digest, bases.load_tokenizer(self.base(settings)))
+        return self._tokenizer[1]
+
+    @contextmanager
+    def adapter(self, settings: Settings, folder: Path) -> Iterator[PeftModel]:
+        """The base with the adapter of `folder` on it, trainable; checked before it is loaded."""
+        from peft import PeftConfig, get_peft_model
+
+        precision = settings.train.precision
+        key = (settings.base.model, settings.base.digest, precision)
+        if self._base is None or self._base[0] != key:
+            self._base = (key, bases.load_model(self.base(settings), precision))
+        base = self._base[1]
+        self._base = None
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = False
+        model = get_peft_model(base, config)
+        state.check_adapter(folder, model)
+        state.load_adapter(folder, model)
+        yield model
+        self._base = (key, model.unload())
+
+
+def create(settings: Settings, root: Path, folder: Path) -> tuple[list[FileDigest], int]:
+    """The untrained state: the adapter from the seed, the tokenizer, no moments yet.
+
+    Returns:
+        The files written into `folder`, and the number of trainable parameters.
+
+    Raises:
+        ConfigError: the LoRA settings fit no module of the base.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    session = Session(root)
+    found = session.base(settings)
+    model = bases.load_model(found, settings.train.precision)
+    lora = settings.lora
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        modules_to_save=lora.modules_to_save or None,
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora,
+    )
+    set_seed(settings.train.seed)
+    try:
+        with bases.quiet():
+            adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(
+            f"LoRA cannot be put on {settings.base.model}: {error}",
+            "correct lora.target_modules or lora.modules_to_save (`mvc init --set ...`)",
+        ) from error
+    digests = state.write_adapter(folder, adapted, settings.base.model)
+    session.tokenizer(settings).save_pretrained(folder)
+    written = {d.path for d in digests}
+    for path in sorted(folder.iterdir()):
+        if path.name not in written:
+            digests.append(state.write_bytes(folder, path.name, path.read_bytes()))
+    digests.append(state.write_trainer_state(folder, (), 0, settings.train.micro_batch_size))
+    return digests, sum(math.prod(shape) for _, shape in state.trainable(adapted))

@@ -1,0 +1,369 @@
+"""The state as files: adapter, optimizer, scheduler, random state, trainer_state.json.
+
+Owns their format (an ordinary Hugging Face adapter checkpoint that the Trainer resumes from),
+writing them hashed, and loading them checked. Everything is written to the same bytes for the
+same values: the same state is the same objects in the cache. Nothing is unpickled with anything
+but `weights_only=True`, and no training_args.bin is written or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvc.errors import StateError
+from mvc.types import CurvePoint, FileDigest
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+OPTIMIZER = "optimizer.pt"
+SCHEDULER = "scheduler.pt"
+TRAINER_STATE = "trainer_state.json"
+PARAMETERS = "optimizer_parameters.json"
+"""Names and shapes behind the positions of optimizer.pt, which torch stores without names."""
+
+_REPAIR = "run `mvc fsck`, then `mvc checkout` of a revision that is whole"
+
+
+class _Hashing(io.BufferedIOBase):
+    """A writable file that hashes what goes through it: no file is read again for its hash."""
+
+    error: OSError | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.md5, self.sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+        self.size_bytes = 0
+        self._file = path.open("wb")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.md5.update(view)
+        self.sha256.update(view)
+        try:
+            self._file.write(view)
+        except OSError as error:
+            self.error = error
+            raise
+        self.size_bytes += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        super().close()
+
+
+def write_bytes(folder: Path, name: str, data: bytes) -> FileDigest:
+    """Write one file of a state, hashed and fsynced."""
+    with _Hashing(folder / name) as file:
+        file.write(data)
+    return FileDigest(name, file.size_bytes, file.md5.hexdigest(), file.sha256.hexdigest())
+
+
+def write_json(folder: Path, name: str, value: Any) -> FileDigest:
+    """Write one JSON file of a state."""
+    return write_bytes(folder, name, (json.dumps(value, sort_keys=True) + "\n").encode())
+
+
+def write_torch(folder: Path, name: str, value: Any) -> FileDigest:
+    """`torch.save` one file of a state, hashed while it is written.
+
+    Through a file object torch names the archive's root "archive"; by path it would be the
+    file's own name, and the bytes would depend on it (torch.serialization.save).
+    """
+    import torch
+
+    with _Hashing(folder / name) as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # torch's writer hides the disk's error behind its own
+            raise file.error or error from error
+    return FileDigest(name, file.size_bytes, file.md5.hexdigest(), file.sha256.hexdigest())
+
+
+def load_torch(path: Path) -> Any:
+    """Read a file of `write_torch` or of the Trainer; numbers and tensors only, never code.
+
+    Raises:
+        StateError: the file is missing, damaged, or holds anything but data.
+    """
+    import pickle
+
+    import torch
+    from transformers.trainer_pt_utils import safe_globals
+
+    try:
+        with safe_globals():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise StateError(f"{path.name} of the state cannot be read", _REPAIR) from error
+
+
+def rng_name(rank: int, world_size: int) -> str:
+    """File of a process's random state, as the Trainer names it."""
+    return "rng_state.pth" if world_size == 1 else f"rng_state_{rank}.pth"
+
+
+def capture_rng(world_size: int) -> dict[str, Any]:
+    """The random state of this process, in the Trainer's format (`Trainer._save_rng_state`)."""
+    import numpy as np
+    import torch
+
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "cpu": torch.random.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = (
+            torch.cuda.random.get_rng_state()
+            if world_size == 1
+            else torch.cuda.random.get_rng_state_all()
+        )
+    return states
+
+
+def restore_rng(states: dict[str, Any]) -> bool:
+    """Set the random state of this process; False where it holds none for this GPU."""
+    import numpy as np
+    import torch
+
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.random.set_rng_state(states["cpu"])
+    if not torch.cuda.is_available():
+        return True
+    cuda = states.get("cuda")
+    if isinstance(cuda, torch.Tensor):
+        torch.cuda.random.set_rng_state(cuda)
+    elif isinstance(cuda, list) and len(cuda) == torch.cuda.device_count():
+        torch.cuda.random.set_rng_state_all(cuda)
+    else:
+        return False
+    return True
+
+
+def trainable(model: torch.nn.Module) -> list[tuple[str, list[int]]]:
+    """Names and shapes of the parameters that training changes, in the model's order."""
+    return [(n, list(p.shape)) for n, p in model.named_parameters() if p.requires_grad]
+
+
+def optimizer_parameters(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """What the positions in optimizer.pt mean: the optimizer's class, and names and shapes."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return {
+        "optimizer": type(inner).__name__,
+        "groups": [
+            [[names[id(p)], list(p.shape)] for p in group["params"]]
+            for group in optimizer.param_groups
+        ],
+    }
+
+
+def write_adapter(folder: Path, model: PeftModel, base_ref: str) -> list[FileDigest]:
+    """Write adapter_model.safetensors and adapter_config.json.
+
+    PEFT's own `save_pretrained` writes a model card too, and `target_modules` in the order of a
+    set, which differs from process to process; here lists are sorted. The adapter stays fp32:
+    bf16 would lose bits at every batch's end.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    data = save(
+        {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())},
+        metadata={"format": "pt"},
+    )
+    config = model.peft_config["default"].to_dict()
+    config.update(base_model_name_or_path=base_ref, inference_mode=True)
+    text = json.dumps(config, indent=2, sort_keys=True, default=_plain) + "\n"
+    return [
+        write_bytes(folder, ADAPTER, data),
+        write_bytes(folder, ADAPTER_CONFIG, text.encode()),
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return getattr(value, "value", str(value))
+
+
+def write_trainer_state(
+    folder: Path, curve: Sequence[CurvePoint], num_steps: int, micro_batch_size: int
+) -> FileDigest:
+    """Write trainer_state.json: the counter at 0, the log the batch's own, no clock in it.
+
+    `global_step` is 0 because the Trainer counts steps inside one run: at the old batch's count
+    the next run would end before its first step (DESIGN.md, Fixed 3). Written from the curve,
+    not from the Trainer, so that a resumed batch gives the same bytes.
+    """
+    from dataclasses import asdict
+
+    from transformers import TrainerState
+
+    history: list[dict[str, float]] = []
+    for point in curve:
+        entry = {
+            "epoch": point.step / num_steps,
+            "learning_rate": point.learning_rate,
+            "loss": point.loss,
+            "step": point.step,
+        }
+        if point.grad_norm is not None:
+            entry["grad_norm"] = point.grad_norm
+        history.append(entry)
+    state = TrainerState(
+        global_step=0,
+        max_steps=num_steps,
+        num_train_epochs=1,
+        logging_steps=1,
+        train_batch_size=micro_batch_size,
+        log_history=history,
+    )
+    text = json.dumps(asdict(state), indent=2, sort_keys=True) + "\n"
+    return write_bytes(folder, TRAINER_STATE, text.encode())
+
+
+def check_adapter(folder: Path, model: PeftModel) -> None:
+    """Refuse an adapter whose tensors are not exactly the model's, before any is loaded.
+
+    PEFT only warns about missing keys and silently keeps fresh weights (peft#282, #3580).
+
+    Raises:
+        StateError: names, shapes or dtypes differ.
+    """
+    from peft import get_peft_model_state_dict
+
+    expected = {
+        k: (list(v.shape), str(v.dtype).removeprefix("torch."))
+        for k, v in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
+    found = adapter_header(folder / ADAPTER)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise StateError(
+                f"the stored adapter does not fit the model: {name} is {found.get(name)}, "
+                f"the model has {expected.get(name)}",
+                "put [base] and [lora] in mvc.toml back to what the line was trained with, "
+                "or `mvc init` a new model repo",
+            )
+
+
+def adapter_header(path: Path) -> dict[str, tuple[list[int], str]]:
+    """Names, shapes and dtypes in a safetensors file, read from its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    dtypes = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: (list(s.get_shape()), dtypes.get(s.get_dtype(), s.get_dtype()))
+                for name, s in slices.items()
+            }
+    except (OSError, SafetensorError) as error:
+        raise StateError(f"{path.name} of the state cannot be read", _REPAIR) from error
+
+
+def load_adapter(folder: Path, model: PeftModel) -> None:
+    """Put the stored adapter's weights into `model`; call `check_adapter` first."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(model, load_file(folder / ADAPTER))
+
+
+def carry(source: Path, folder: Path) -> list[FileDigest]:
+    """Copy what training does not change (the tokenizer's files) into the next state."""
+    ours = {ADAPTER, ADAPTER_CONFIG, OPTIMIZER, SCHEDULER, TRAINER_STATE, PARAMETERS}
+    ours.add("manifest.json")
+    return [
+        write_bytes(folder, path.name, path.read_bytes())
+        for path in sorted(source.iterdir())
+        if path.is_file() and path.name not in ours and not path.name.startswith("rng_state")
+    ]
+
+
+def load_optimizer(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Load the moments into `optimizer`; its groups keep the values of mvc.toml.
+
+    torch keys the state by position and accepts permuted parameters; names and shapes are
+    checked first. A rate, decay or beta in the stored groups is not taken over: mvc.toml rules
+    (DESIGN.md, Fixed 5).
+
+    Raises:
+        StateError: another optimizer, other parameters, or moments of another shape.
+    """
+    expected = optimizer_parameters(model, optimizer)
+    try:
+        stored = json.loads((folder / PARAMETERS).read_text())
+    except (OSError, ValueError) as error:
+        raise StateError(f"{PARAMETERS} of the state cannot be read", _REPAIR) from error
+    if stored.get("optimizer") != expected["optimizer"]:
+        raise StateError(
+            f"the line was trained with {stored.get('optimizer')}, mvc.toml now asks for "
+            f"{expected['optimizer']}, which cannot go on with its moments",
+            "put train.optimizer in mvc.toml back, or `mvc init` a new model repo",
+        )
+    if stored.get("groups") != expected["groups"]:
+        raise StateError(
+            "the set of trainable parameters is not the one that the moments belong to",
+            "put [base] and [lora] in mvc.toml back to what the line was trained with",
+        )
+    saved = load_torch(folder / OPTIMIZER)
+    current = optimizer.state_dict()
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = saved.get("state") if isinstance(saved, dict) else None
+    if not isinstance(moments, dict) or moments.keys() != set(range(len(params))):
+        raise StateError(f"{OPTIMIZER} does not hold one entry for each parameter", _REPAIR)
+    for index, param in enumerate(params):
+        _check_moment(moments[index], list(param.shape), index)
+    optimizer.load_state_dict({"state": moments, "param_groups": current["param_groups"]})
+
+
+def _check_moment(entry: Any, shape: list[int], index: int) -> None:
+    import torch
+
+    for key, value in entry.items():
+        factored = key.endswith(("_row", "_col"))  # Adafactor's, one dimension less
+        if (
+            isinstance(value, torch.Tensor)
+            and value.dim() > 0
+            and not factored
+            and list(value.shape) != shape
+        ):
+            raise StateError(
+                f"{OPTIMIZER}: {key} of parameter {index} has shape {list(value.shape)}, "
+                f"the parameter has {shape}",
+                _REPAIR,
+            )
+
+
+def adam_steps(optimizer: torch.optim.Optimizer) -> tuple[int, ...]:
+    """The distinct per-parameter step counts of an optimizer that keeps them (AdamW, Adafactor)."""
+    found = {int(entry["step"]) for entry in optimizer.state.values() if "step" in entry}
+    return tuple(sorted(found))

@@ -1,0 +1,168 @@
+"""transformers' Trainer, with the four places where a batch differs from a run of its own.
+
+Owns the subclass and its arguments. Schedule and moments come from the line, each step is
+reported to the batch, the batch's own checkpoints replace the Trainer's, and nothing is printed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from mvc.engine import base as bases
+from mvc.engine import rows, schedule, state
+from mvc.errors import ConfigError, TrainingFailed
+from mvc.settings import TrainSettings
+from mvc.types import FileDigest
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+    from mvc.engine.train import Batch
+
+
+class _RestoreRandomState(TrainerCallback):  # type: ignore[misc]
+    """Sets the random state before the first step, after the DataLoader has drawn its seed."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch: Batch | None = batch
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        if self.batch:
+            self.batch.restore_rng()
+            self.batch = None
+
+
+class BatchTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer that goes on from a state instead of beginning."""
+
+    batch: Batch
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """Build the line's schedule at the batch's place, then load the moments.
+
+        In this order: a scheduler's constructor resets the rate of the optimizer's groups.
+        """
+        batch = self.batch
+        position = schedule.first_position(batch.train, batch.job.lifetime_step, batch.done)
+        self.lr_scheduler = schedule.build(self.optimizer, batch.train, position, batch.num_steps)
+        self._created_lr_scheduler = True
+        if batch.lifetime_step > 0:
+            state.load_optimizer(batch.source, self.model, self.optimizer)
+        self.first_moments = state.adam_steps(self.optimizer)
+        self.parameters = state.optimizer_parameters(self.model, self.optimizer)
+        return self.lr_scheduler
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Called after each optimizer step (logging_steps is 1) with that step's figures."""
+        if "loss" in logs:
+            self.batch.record(self, logs)
+
+    def check_moments(self, num_steps: int) -> None:
+        """Refuse an optimizer whose own step count did not go on by the steps that were run.
+
+        Resetting AdamW's count with warm moments cuts the rate to a third (FACTS.md).
+
+        Raises:
+            TrainingFailed: the counts are not the earlier ones plus `num_steps`, or the set of
+                trainable parameters changed.
+        """
+        before, after = self.first_moments or (0,), state.adam_steps(self.optimizer)
+        if after and after != tuple(count + num_steps for count in before):
+            raise TrainingFailed(
+                f"the optimizer counts {after} steps after {num_steps} more than {before}",
+                "nothing was recorded; please report this with the output of `mvc show`",
+            )
+        if state.optimizer_parameters(self.model, self.optimizer) != self.parameters:
+            raise TrainingFailed(
+                "the set of trainable parameters changed during the batch",
+                "nothing was recorded; please report this with the output of `mvc show`",
+            )
+
+    def write_state(self, folder: Path) -> list[FileDigest]:
+        """Write all of the state but the random states, as it stands now."""
+        batch = self.batch
+        return [
+            *state.write_adapter(folder, self.model, batch.job.settings.base.model),
+            state.write_torch(folder, state.OPTIMIZER, self.optimizer.state_dict()),
+            state.write_torch(folder, state.SCHEDULER, self.lr_scheduler.state_dict()),
+            state.write_json(folder, state.PARAMETERS, self.parameters),
+            state.write_trainer_state(
+                folder, batch.curve, batch.num_steps, batch.train.micro_batch_size
+            ),
+            *state.carry(Path(batch.job.state), folder),
+        ]
+
+
+def arguments(train: TrainSettings, output: Path) -> TrainingArguments:
+    """The Trainer's arguments for [train] of mvc.toml.
+
+    Raises:
+        ConfigError: transformers refuses one of them.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    try:
+        return TrainingArguments(
+            output_dir=str(output),
+            per_device_train_batch_size=train.micro_batch_size,
+            gradient_accumulation_steps=train.gradient_accumulation_steps,
+            num_train_epochs=1,
+            learning_rate=train.learning_rate,
+            optim=train.optimizer,
+            optim_args=train.optimizer_args or None,
+            weight_decay=train.weight_decay,
+            max_grad_norm=train.max_grad_norm,
+            lr_scheduler_type="constant",  # create_scheduler is ours
+            train_sampling_strategy="sequential",
+            seed=train.seed,
+            bf16=bases.precision_dtype(train.precision) == "bfloat16",
+            activation_checkpointing=train.gradient_checkpointing,
+            activation_checkpointing_kwargs={"use_reentrant": False},
+            logging_strategy="steps",
+            logging_steps=1,
+            logging_nan_inf_filter=False,  # it would replace a NaN loss by an average
+            save_strategy="no",
+            eval_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            use_cpu=not cuda,
+            dataloader_pin_memory=cuda,
+        )
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            f"transformers refuses the settings of [train]: {error}",
+            "correct [train] in mvc.toml (optimizer, optimizer_args, precision)",
+        ) from error
+
+
+def build(batch: Batch, model: PeftModel, collator: Any) -> BatchTrainer:
+    """The Trainer for what is left of `batch`, with `model` carrying the adapter.
+
+    Raises:
+        ConfigError: transformers knows no such optimizer.
+    """
+    trainer = BatchTrainer(
+        model=model,
+        args=arguments(batch.train, Path(batch.job.run) / "trainer"),
+        train_dataset=rows.dataset(batch.rows, batch.order, batch.done * batch.rows_per_step),
+        data_collator=collator,
+        callbacks=[_RestoreRandomState(batch)],
+    )
+    trainer.batch = batch
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    return trainer

@@ -1,0 +1,48 @@
+"""`mvc checkout`: puts a revision's state into current_model/."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import datetime
+
+from mvc.errors import RepoError
+from mvc.ops.revision import resolve
+from mvc.store import history, workspace
+from mvc.store.layout import STATE, Layout
+from mvc.store.lock import Lock
+from mvc.types import SILENT, CheckoutResult, Progress
+
+
+def checkout(
+    at: Layout, rev: str, *, now: datetime | None = None, progress: Progress = SILENT
+) -> CheckoutResult:
+    """Move HEAD and the workspace to `rev`. Only a branch's name stays on a branch, as in git.
+
+    Raises:
+        RevisionNotFound: `rev` names no commit.
+        RepoError: something in the workspace is stored nowhere else.
+        ObjectMissing: the state is not in the cache; nothing was touched.
+    """
+    with Lock(at, f"mvc checkout {shlex.quote(rev)}"):
+        if done := workspace.recover(at):
+            progress.note(done)
+        found = resolve(at, rev, now)
+        refuse_dirty(at)
+        num_files = workspace.checkout(at, found.commit, found.branch)
+    return CheckoutResult(
+        commit=history.commit(at.root, found.commit),
+        resolved=found,
+        branch=found.branch,
+        num_files_changed=num_files,
+    )
+
+
+def refuse_dirty(at: Layout) -> None:
+    """Raise RepoError when moving would destroy what is stored nowhere else."""
+    if dirty := workspace.dirty(at):
+        more = f" and {len(dirty) - 3} more" if len(dirty) > 3 else ""
+        raise RepoError(
+            f"{', '.join(dirty[:3])}{more}: changed, and stored nowhere else",
+            f"move what you want to keep out of {STATE}/ (a deleted file comes back), or "
+            "`git checkout -- FILE` for a tracked one, then try again",
+        )

@@ -1,0 +1,90 @@
+"""`mvc rollback`: a new commit on this branch with an earlier revision's state."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from datetime import datetime
+
+from mvc.errors import RepoError
+from mvc.ops import record
+from mvc.ops.checkout import refuse_dirty
+from mvc.ops.revision import batch_at, resolve, state_at
+from mvc.store import config, history, layout, workspace
+from mvc.store.layout import Layout
+from mvc.store.lock import Lock
+from mvc.types import SILENT, CheckoutResult, Commit, Progress
+
+
+def rollback(
+    at: Layout,
+    rev: str,
+    *,
+    message: str | None = None,
+    now: datetime | None = None,
+    progress: Progress = SILENT,
+) -> CheckoutResult:
+    """Bring `rev`'s state back as a new commit: the history stays, a push stays fast-forward.
+
+    The settings stay those of mvc.toml; the lifetime step is the one of `rev`, so the schedule
+    goes on from there.
+
+    Raises:
+        RevisionNotFound: `rev` names no commit.
+        RepoError: HEAD is on no branch, has that state already, or the workspace is dirty.
+        ConfigError: mvc.toml asks for another LoRA or base than `rev` was trained with.
+    """
+    with Lock(at, f"mvc rollback {shlex.quote(rev)}"):
+        if done := workspace.recover(at):
+            progress.note(done)
+        found = resolve(at, rev, now)
+        refuse_dirty(at)
+        branch, head = workspace.head(at.root)
+        if branch is None or head is None:
+            raise RepoError(
+                "HEAD is on no branch, so there is none to roll back",
+                f"`mvc checkout main` first, or `git switch -c NAME {found.commit[:10]}`",
+            )
+        target = history.commit(at.root, found.commit)
+        state, batch = state_at(at, target.commit), batch_at(at, target.commit)
+        if state.md5 == state_at(at, head).md5:
+            raise RepoError(
+                f"{branch} has the state of {rev} already",
+                "`mvc log` shows where it stands",
+            )
+        settings = config.load(at)
+        line = history.file_at(at.root, target.commit, layout.CONFIG) or b""
+        config.check_line(settings, config.parse(line.decode(), f"mvc.toml of {target.short}"))
+        new = Commit(
+            commit="",
+            parents=(head,),
+            kind="rollback",
+            batch=None,
+            time=now or datetime.now(config.zone(settings)),
+            message=history.rollback_subject(target),
+            lifetime_step=target.lifetime_step,
+            rollback_to=target.commit,
+        )
+        files: dict[str, bytes | None] = {
+            layout.METRICS: record.metrics(new),
+            layout.CURVE: record.curve_csv(()),
+        }
+        if batch is None:
+            files[layout.BATCH_POINTER] = None
+        commit = workspace.promote(
+            at,
+            workspace.NewCommit(
+                message=history.format_message(new, message),
+                files=files,
+                pointers=(state,) if batch is None else (state, batch),
+                parent=head,
+                branch=branch,
+                when=new.time,
+            ),
+        )
+    return CheckoutResult(
+        commit=replace(history.commit(at.root, commit), rollback_to=target.commit),
+        resolved=found,
+        branch=branch,
+        num_files_changed=state.num_files,
+    )

@@ -1,0 +1,121 @@
+"""The batch in progress: `.mvc/run/`, from its beginning to its commit.
+
+Owns run.json (which batch, on which parent), the private copy of its data, and the refusal to
+throw away another batch's checkpoint. One batch at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mvc.errors import DataError, RepoError
+from mvc.store import files, objects
+from mvc.store.layout import Layout
+from mvc.store.lock import holder
+from mvc.types import DataFile, FileDigest, RunInfo
+
+
+def begin(
+    at: Layout, data: DataFile, parent: str, key: str, *, restart: bool
+) -> tuple[FileDigest, ...]:
+    """Make the run folder this batch's: its data copied in, its checkpoints kept.
+
+    The copy is what is trained and what is committed, so that a file that changes meanwhile
+    cannot come between the two.
+
+    Returns:
+        The copied files, hashed, by their path under `.mvc/run/data/`.
+
+    Raises:
+        RepoError: another batch in progress has a checkpoint and `restart` is false.
+        DataError: the file changed while it was read.
+    """
+    from mvc.engine.checkpoint import by_number
+
+    found = _read(at)
+    if found and found.get("key") != key:
+        steps = by_number(at.run / "checkpoints")
+        if steps and not restart:
+            raise _in_progress(found, data, parent, steps[0][0])
+        drop(at)
+    elif restart:
+        drop(at)
+    copy = at.run / "data" / data.name
+    shutil.rmtree(at.run / "data", ignore_errors=True)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with files.no_space("the old state is whole"):
+        if data.path.is_dir():
+            shutil.copytree(data.path, copy)
+        else:
+            shutil.copyfile(data.path, copy)
+    from mvc.engine.files import identify
+
+    if identify(copy).md5 != data.md5:
+        raise DataError(
+            f"{data.path} changed while it was read",
+            "run `mvc train` again when nothing writes to it",
+        )
+    note = {"key": key, "md5": data.md5, "name": data.name, "path": str(data.path)}
+    note["parent"] = parent
+    files.atomic_write(_note(at), json.dumps(note).encode())
+    return objects.hash_folder(at.run / "data")
+
+
+def _in_progress(found: dict[str, Any], data: DataFile, parent: str, step: int) -> RepoError:
+    name, path = found.get("name"), shlex.quote(str(found.get("path")))
+    again = f"`mvc train --restart {shlex.quote(str(data.path))}` throws that checkpoint away"
+    if found.get("md5") != data.md5:
+        why, way = f"batch {name} is in progress at step {step}", f"finish it: `mvc train {path}`"
+    elif found.get("parent") != parent:
+        old = str(found.get("parent"))[:10]
+        why = f"batch {name} is in progress at step {step} on commit {old}, which is not HEAD"
+        way = f"go back with `mvc checkout {old}` and run the same again"
+    else:
+        why = f"mvc.toml or the state changed since {name} was interrupted at step {step}"
+        way = "put mvc.toml back to go on with it"
+    return RepoError(f"{why}", f"{way}; {again}")
+
+
+def drop(at: Layout) -> None:
+    """Throw the batch in progress away, with its checkpoints."""
+    shutil.rmtree(at.run, ignore_errors=True)
+
+
+def drop_of(at: Layout, data: DataFile, parents: Sequence[str]) -> None:
+    """Throw away what is left of a batch that the line has meanwhile."""
+    found = _read(at)
+    if found and found.get("md5") == data.md5 and found.get("parent") in parents:
+        drop(at)
+
+
+def info(at: Layout) -> RunInfo | None:
+    """The batch in progress, for `mvc status`; None without one."""
+    from mvc.engine.checkpoint import by_number
+
+    found = _read(at)
+    if not found:
+        return None
+    steps = by_number(at.run / "checkpoints")
+    return RunInfo(
+        data_name=str(found.get("name")),
+        step=steps[0][0] if steps else 0,
+        parent=str(found.get("parent")),
+        live=holder(at) is not None,
+    )
+
+
+def _note(at: Layout) -> Path:
+    return at.run / "run.json"
+
+
+def _read(at: Layout) -> dict[str, Any] | None:
+    try:
+        found = json.loads(_note(at).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,61 @@
+"""`mvc status`: where HEAD is, whether the state matches it, what is in progress."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mvc.errors import RepoError
+from mvc.ops import run
+from mvc.ops.revision import state_at
+from mvc.store import git, history, layout, pointers, tracked
+from mvc.store import lock as locks
+from mvc.store.layout import Layout
+from mvc.types import Status
+
+
+def status(at: Layout) -> Status:
+    """Where the repo stands; reads only, and loads DVC only when links alone cannot tell.
+
+    Raises:
+        RepoError: the repo has no commit.
+    """
+    branch, commit = tracked.head(at.root)
+    if commit is None:
+        raise RepoError(
+            "this repo has no commit yet; its `mvc init` was interrupted",
+            "delete the folder and run `mvc init` again",
+        )
+    state, changed = _state(at, commit)
+    days = [s.day for s in history.snapshots(at.root)]
+    text = history.file_at(at.root, commit, layout.CONFIG)
+    return Status(
+        root=at.root,
+        branch=branch,
+        head=history.commit(at.root, commit),
+        state=state,
+        changed_files=changed,
+        run=run.info(at),
+        unpushed=_unpushed(at),
+        locked_by=locks.holder(at),
+        last_snapshot=days[0] if days else None,
+        config_changed=at.config.read_bytes() != text,
+    )
+
+
+def _state(
+    at: Layout, commit: str
+) -> tuple[Literal["clean", "modified", "missing"], tuple[str, ...]]:
+    pointer = state_at(at, commit)
+    if not at.state.is_dir():
+        return "missing", ()
+    if pointers.looks_clean(at, pointer):
+        return "clean", ()
+    from mvc.store import objects
+
+    changed = objects.changed(at, pointer)
+    return ("modified", changed) if changed else ("clean", ())
+
+
+def _unpushed(at: Layout) -> int | None:
+    found = git.try_read(at.root, "rev-list", "--count", "@{upstream}..HEAD")
+    return None if found is None else int(found)

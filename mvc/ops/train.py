@@ -1,0 +1,331 @@
+"""`mvc train`: one batch and one commit per file.
+
+Owns which batch a file is, whether the line has it already, and turning a trained state into a
+commit. The training is the engine's, the both-or-neither of the commit is the store's.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mvc.errors import Interrupted, RepoError, TrainingFailed
+from mvc.ops import record, run
+from mvc.ops.revision import state_at
+from mvc.settings import Settings
+from mvc.store import config, history, layout, objects, pointers, workspace
+from mvc.store.layout import Layout
+from mvc.store.lock import Lock
+from mvc.types import (
+    SILENT,
+    BatchPlan,
+    BatchResult,
+    Commit,
+    Data,
+    DataFile,
+    Loss,
+    Progress,
+    Rate,
+    ShouldStop,
+    TrainResult,
+    never_stop,
+)
+
+if TYPE_CHECKING:
+    from mvc.engine.session import Session
+
+
+def train(
+    at: Layout,
+    paths: Sequence[Path],
+    *,
+    again: bool = False,
+    message: str | None = None,
+    nproc: int = 1,
+    restart: bool = False,
+    now: datetime | None = None,
+    progress: Progress = SILENT,
+    should_stop: ShouldStop = never_stop,
+) -> Iterator[BatchResult]:
+    """Train each file as one batch, from where the last batch stopped, and commit it.
+
+    Every file is read and checked before anything is touched. The lock is held from one commit
+    to the next, not between them.
+
+    Args:
+        at: the model repo.
+        paths: data files, or folders of them.
+        again: train a file also when its content is in the line already.
+        message: a text for the commits, below their own subject.
+        nproc: processes on this machine that train together.
+        restart: throw away the checkpoint of another batch in progress.
+        now: the commits' time.
+        progress: hears of phases, steps and notes.
+        should_stop: asked after every step.
+
+    Yields:
+        The result of each file, as soon as it is committed.
+
+    Raises:
+        DataError: a file cannot be a batch.
+        ConfigError: mvc.toml is wrong, or asks for what cannot change on a line.
+        RepoError: the workspace is dirty, or another batch is in progress.
+        LockHeld: another process writes to this repo.
+        EngineError: the batch did not train; HEAD has not moved.
+        Interrupted: `should_stop` answered yes; the checkpoint is kept.
+    """
+    from mvc.engine import files
+    from mvc.engine.session import Session
+
+    batches = [files.identify(path) for path in paths]
+    for path in paths:
+        files.read(path)
+    session = Session(at.root)
+    for data in batches:
+        with Lock(at, f"mvc train {shlex.quote(str(data.path))}"):
+            if done := workspace.recover(at):
+                progress.note(done)
+            found = None if again else history.find_batch(at.root, data.md5)
+            if found:
+                run.drop_of(at, data, found.parents)
+                yield BatchResult(commit=found, already=True)
+                continue
+            yield _train_one(at, data, session, message, nproc, restart, now, progress, should_stop)
+
+
+def _train_one(
+    at: Layout,
+    data: DataFile,
+    session: Session,
+    message: str | None,
+    nproc: int,
+    restart: bool,
+    now: datetime | None,
+    progress: Progress,
+    should_stop: ShouldStop,
+) -> BatchResult:
+    from mvc.engine import launch
+    from mvc.engine import train as engine
+
+    settings = config.load(at)
+    config_text = at.config.read_bytes()
+    branch, parent = workspace.head(at.root)
+    head = _head(at, parent, settings)
+    adapter_md5 = _clean_state(at, head, progress)
+    job = engine.Job(
+        settings=settings,
+        root=str(at.root),
+        data=str(at.run / "data" / data.name),
+        data_name=data.name,
+        data_md5=data.md5,
+        state=str(at.state),
+        run=str(at.run),
+        parent=head.commit,
+        lifetime_step=head.lifetime_step,
+        adapter_md5=adapter_md5,
+    )
+    copied = run.begin(at, data, head.commit, job.key, restart=restart)
+    try:
+        if nproc > 1:
+            result = launch.run(job, nproc, progress, should_stop)
+        else:
+            result = engine.run(job, session, progress, should_stop)
+    except TrainingFailed:
+        run.drop(at)
+        raise
+    except Interrupted as error:
+        raise Interrupted(
+            error.message, f"`mvc train {shlex.quote(str(data.path))}` goes on from there"
+        ) from None
+    progress.stage("Committing")
+    state = objects.store_folder(
+        at,
+        result.state_dir,
+        result.files,
+        layout.STATE,
+        record.state_meta(result.environment, result.files),
+    )
+    batch = objects.store_folder(
+        at, at.run / "data", copied, layout.BATCH, record.files_meta(copied)
+    )
+    new = _commit_of(at, data, head, result, settings, now)
+    to = branch or _new_branch(at, head)
+    rate = result.num_tokens / max(result.seconds, 1e-9)
+    commit = workspace.promote(
+        at,
+        workspace.NewCommit(
+            message=history.format_message(new, message),
+            files={
+                layout.CONFIG: config_text,
+                layout.DVC_YAML: record.DVC_YAML,
+                layout.METRICS: record.metrics(new, rate, result.peak_memory_bytes),
+                layout.CURVE: record.curve_csv(result.curve),
+            },
+            pointers=(state, batch),
+            parent=head.commit,
+            branch=to,
+            when=new.time,
+        ),
+    )
+    if branch is None:
+        progress.note(f"HEAD was on no branch: started branch {to}")
+    return BatchResult(
+        commit=history.commit(at.root, commit),
+        branch=to,
+        tokens_per_s=rate,
+        peak_memory_bytes=result.peak_memory_bytes,
+    )
+
+
+def _head(at: Layout, parent: str | None, settings: Settings) -> Commit:
+    """HEAD's commit, once it is sure that mvc.toml asks for nothing that it cannot go on with."""
+    if parent is None:
+        raise RepoError(
+            "this repo has no commit yet; its `mvc init` was interrupted",
+            "delete the folder and run `mvc init` again",
+        )
+    line = history.file_at(at.root, parent, layout.CONFIG)
+    if line is None:
+        raise RepoError(
+            f"commit {parent[:10]} holds no {layout.CONFIG}",
+            "`mvc checkout` a commit that `mvc log` lists, then train from there",
+        )
+    config.check_line(settings, config.parse(line.decode(), f"mvc.toml of {parent[:10]}"))
+    head = history.commit(at.root, parent)
+    if head.kind != "other":
+        return head
+    # A commit made by hand (an edit of mvc.toml, say) has the state of the nearest one of ours.
+    for commit in history.log(at.root, parent):
+        if commit.kind != "other":
+            from dataclasses import replace
+
+            return replace(commit, commit=parent)
+    raise RepoError(
+        "no commit of this line was made by mvc", "`mvc log --json` shows what is there"
+    )
+
+
+def _clean_state(at: Layout, head: Commit, progress: Progress) -> str:
+    """Make sure that current_model/ is HEAD's state; returns the stored adapter's md5.
+
+    Raises:
+        RepoError: files in it were changed and are stored nowhere else.
+    """
+    found = state_at(at, head.commit)
+    changed = objects.changed(at, found)
+    if changed and (unsaved := objects.unsaved(at, layout.STATE)):
+        raise RepoError(
+            f"{layout.STATE}/ is not the state of HEAD: {', '.join(unsaved[:3])} "
+            f"{'were' if len(unsaved) > 1 else 'was'} changed and is stored nowhere else",
+            f"put your files elsewhere, then `mvc checkout {head.short}`",
+        )
+    if changed:
+        objects.link(at, found)
+        progress.note(f"{layout.STATE}/ was brought back to HEAD's state")
+    return next(md5 for path, md5, _ in pointers.entries(at, found) if path.endswith("safetensors"))
+
+
+def _commit_of(
+    at: Layout,
+    data: DataFile,
+    head: Commit,
+    result: TrainResult,
+    settings: Settings,
+    now: datetime | None,
+) -> Commit:
+    losses = [point.loss for point in result.curve]
+    rates = [point.learning_rate for point in result.curve]
+    new = Commit(
+        commit="",
+        parents=(head.commit,),
+        kind="batch",
+        batch=history.next_batch(at.root, head.commit),
+        time=now or datetime.now(config.zone(settings)),
+        message="",
+        data=Data(data.name, data.md5, result.num_rows, result.num_tokens),
+        steps=result.num_steps,
+        lifetime_step=result.lifetime_step,
+        loss=Loss(losses[0], losses[-1], sum(losses) / len(losses)),
+        learning_rate=Rate(rates[0], rates[-1]),
+        seconds=result.seconds,
+        curve=tuple(losses),
+        warnings=result.warnings,
+    )
+    from dataclasses import replace
+
+    return replace(new, message=history.batch_subject(new))
+
+
+def _new_branch(at: Layout, head: Commit) -> str:
+    """A name for the branch that a batch starts on a detached HEAD."""
+    from mvc.store import git
+
+    stem = f"from-{head.snapshots[0]}" if head.snapshots else f"from-batch-{head.batch or 0}"
+    taken = set(git.read(at.root, "for-each-ref", "--format=%(refname:short)").splitlines())
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}-{number}", number + 1
+    return name
+
+
+def dry_run(
+    at: Layout,
+    paths: Sequence[Path],
+    *,
+    dump: Path | None = None,
+    nproc: int = 1,
+    progress: Progress = SILENT,
+) -> list[BatchPlan]:
+    """What each file would be as a batch; changes nothing.
+
+    Args:
+        at: the model repo.
+        paths: data files, or folders of them.
+        dump: write the rows as they would be trained, in order, one JSON object a line
+            (`input_ids`, `labels`, and `seq_lengths` where rows are packed).
+        nproc: processes that would train together.
+        progress: hears of the phases.
+
+    Raises:
+        DataError: a file cannot be a batch.
+    """
+    from mvc.engine import files, ranks, rows
+    from mvc.engine.session import Session
+
+    settings = config.load(at)
+    how = settings.train
+    session = Session(at.root)
+    plans, lines = [], []
+    for path in paths:
+        data = files.identify(path)
+        records = files.read(path)
+        progress.stage(f"Reading {data.name}")
+        found = rows.prepare(records, session.tokenizer(settings), how, data.md5)
+        order = ranks.even(rows.order(found, how, data.md5), how.micro_batch_size, nproc)
+        plans.append(
+            BatchPlan(
+                data=data,
+                num_rows=found.num_records,
+                num_sequences=found.num_sequences,
+                num_tokens=found.num_tokens,
+                num_trainable_tokens=found.num_trainable_tokens,
+                num_truncated=found.num_truncated,
+                num_split=found.num_split,
+                num_steps=rows.num_steps(len(order), how, nproc),
+                passes=how.passes,
+                max_length=how.max_length,
+            )
+        )
+        for i in order if dump else ():
+            row = {"input_ids": found.input_ids[i], "labels": found.labels[i]}
+            if found.seq_lengths is not None:
+                row["seq_lengths"] = found.seq_lengths[i]
+            lines.append(json.dumps(row))
+    progress.stop()
+    if dump:
+        dump.write_text("".join(f"{line}\n" for line in lines))
+    return plans

@@ -1,0 +1,116 @@
+"""JSON documents for scripts: `--json` of every command. Owns the keys of DESIGN.md section 5.
+
+Every number is finite (JSON has no NaN: null stands in), times are ISO 8601 with zone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any
+
+from mvc.types import BatchPlan, BatchResult, CheckoutResult, Commit, CommitDetail, Snapshot
+
+
+def dump(value: Any) -> str:
+    """`value` as one indented JSON document; dataclasses, times and paths included."""
+    return json.dumps(simple(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def simple(value: Any) -> Any:
+    """`value` made of what JSON has."""
+    if isinstance(value, Commit):
+        return commit(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: simple(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): simple(item) for key, item in value.items()}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [simple(item) for item in value]
+    return value
+
+
+def commit(value: Commit, marks: Sequence[str] = ()) -> dict[str, Any]:
+    """A commit as `mvc log --json` lists it; `marks` (see `marks.py`) join its own warnings."""
+    return {
+        "commit": value.commit,
+        "parents": list(value.parents),
+        "kind": value.kind,
+        "batch": value.batch,
+        "time": value.time.isoformat(),
+        "message": value.message,
+        "data": simple(value.data),
+        "steps": value.steps,
+        "lifetime_step": value.lifetime_step,
+        "loss": simple(value.loss),
+        "learning_rate": simple(value.learning_rate),
+        "seconds": simple(value.seconds),
+        "rollback_to": value.rollback_to,
+        "head": value.is_head,
+        "branches": list(value.branches),
+        "snapshots": list(value.snapshots),
+        "warnings": [*value.warnings, *marks],
+    }
+
+
+def detail(value: CommitDetail, marks: Sequence[str] = ()) -> dict[str, Any]:
+    """A commit as `mvc show --json` tells it."""
+    return {
+        **commit(value.commit, marks),
+        "curve": simple(value.curve),
+        "settings": simple(value.settings),
+        "environment": simple(value.environment),
+        "state": simple(value.state),
+        "batch_data": simple(value.batch),
+        "files": simple(value.files),
+    }
+
+
+def batch(value: BatchResult) -> dict[str, Any]:
+    """One file of `mvc train --json`: its commit, and how it went."""
+    return {
+        **commit(value.commit),
+        "already": value.already,
+        "branch": value.branch,
+        "tokens_per_s": simple(value.tokens_per_s),
+        "peak_memory_bytes": value.peak_memory_bytes,
+    }
+
+
+def plan(value: BatchPlan) -> dict[str, Any]:
+    """One file of `mvc train --dry-run --json`: its figures without our `num_`."""
+    flat = simple(value)
+    return {key.removeprefix("num_"): item for key, item in flat.items()}
+
+
+def arrival(value: CheckoutResult) -> dict[str, Any]:
+    """Where `mvc checkout --json` or `mvc rollback --json` arrived."""
+    return {
+        "commit": commit(value.commit),
+        "branch": value.branch,
+        "revision": value.resolved.spec,
+        "resolved": value.resolved.commit,
+        "how": value.resolved.how,
+        "files_changed": value.num_files_changed,
+    }
+
+
+def snapshot(value: Snapshot) -> dict[str, Any]:
+    """A snapshot as `mvc snapshots --json` lists it."""
+    return {
+        "day": value.day,
+        "tag": value.tag,
+        "time": value.time.isoformat(),
+        "message": value.message,
+        "commit": commit(value.commit),
+    }

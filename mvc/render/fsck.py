@@ -1,0 +1,30 @@
+"""`mvc fsck`: what was looked at and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from mvc.render import format as fmt
+from mvc.types import FsckResult
+
+
+def fsck(result: FsckResult) -> Iterator[Text]:
+    """The findings, each with its way out, then the sum."""
+    for finding in result.findings:
+        where = f"{finding.commit[:10]} " if finding.commit else ""
+        yield Text.assemble(
+            ("! ", "bold red"), (where, "yellow"), f"{fmt.plain(finding.path)}: {finding.problem}"
+        )
+        yield Text(f"  {finding.hint}", "dim")
+    verdict = (
+        (fmt.count(len(result.findings), "problem"), "bold red")
+        if result.findings
+        else ("All is well", "bold green")
+    )
+    yield Text.assemble(
+        verdict,
+        f": {fmt.count(result.num_commits, 'commit')}, "
+        f"{fmt.count(result.num_objects, 'stored object')}, {fmt.size(result.num_bytes)} read",
+    )

@@ -1,0 +1,359 @@
+"""mvc.toml: read, checked, written and edited.
+
+Owns the file's text: the commented one that `mvc init` writes, edits that keep comments, and every
+message about a key that is wrong. Names, types, defaults and bounds are `mvc.settings`'; what a
+setting does is the engine's. Refuses anything that it does not know: an unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from mvc.errors import ConfigError, UsageError
+from mvc.settings import HORIZON_SCHEDULES, BaseSettings, Settings
+from mvc.store.layout import CONFIG, Layout
+
+_DEFAULTS = Settings(base=BaseSettings(model=""))
+_TABLES: dict[str, tuple[str, ...]] = {
+    table: getattr(_DEFAULTS, table).__struct_fields__ for table in Settings.__struct_fields__
+}
+_KEYS = [f"{table}.{key}" for table, keys in _TABLES.items() for key in keys]
+
+_FIXED_ON_A_LINE = (
+    "base.model",
+    "base.revision",
+    "base.digest",
+    "lora.r",
+    "lora.alpha",
+    "lora.target_modules",
+    "lora.modules_to_save",
+    "lora.use_dora",
+    "lora.use_rslora",
+)
+
+_NEW = """\
+# What this model repo trains and how. `mvc train` reads it before every batch.
+
+[base]  # the frozen model under the adapter; fixed for the life of a line
+model = ""  # a hub id, a local folder, a GGUF file, or package:NAME
+revision = ""  # hub models: the commit that was resolved at init
+digest = ""  # of the base's weights; written by `mvc init`, checked at every load
+
+[lora]  # the adapter's shape; all but dropout is fixed for the life of a line
+r = 16  # rank: how much the adapter can hold
+alpha = 32  # the adapter's weight is alpha / r
+dropout = 0.0  # share of the adapter's inputs dropped while training
+target_modules = "all-linear"  # or a list of module names, as PEFT takes it
+modules_to_save = []  # modules trained whole beside the adapter, for example ["lm_head"]
+use_dora = false  # also learn the weights' magnitudes (slower)
+use_rslora = false  # scale by alpha / sqrt(r), for high ranks
+
+[train]  # a change takes effect in the next batch
+learning_rate = 2e-4  # the rate after the warm-up
+schedule = "constant_with_warmup"  # how the rate moves; linear, cosine... need horizon_steps
+schedule_scope = "lifetime"  # over all batches together; "batch" starts it again in each one
+schedule_args = {}  # what else the schedule takes, for example {min_lr_rate = 0.1}
+warmup_steps = 20  # optimizer steps from rate 0 to the full rate
+horizon_steps = 0  # optimizer steps until a schedule that ends has ended
+optimizer = "adamw_torch_fused"  # a name that transformers knows
+optimizer_args = ""  # what else the optimizer takes, for example "momentum=0.9"
+weight_decay = 0.0  # pull of the adapter's weights towards 0
+max_grad_norm = 1.0  # longer gradients are cut to this length; 0 cuts none
+micro_batch_size = 4  # rows in the device's memory at a time
+gradient_accumulation_steps = 1  # micro-batches in one optimizer step
+passes = 1  # times each row is trained in its batch
+max_length = 1024  # tokens in a row; longer ones are split or cut, and counted
+packing = true  # fill rows with several records, for speed
+shuffle = true  # train the rows in a random order drawn from the seed
+assistant_only = false  # chats: learn the assistant's words only
+precision = "auto"  # bf16 where the device has it; or "fp32", "bf16"
+gradient_checkpointing = false  # less memory for more time
+seed = 42  # of the adapter's first weights, the order of rows and dropout
+logging_steps = 1  # optimizer steps between two points of the loss curve
+checkpoint_steps = 50  # optimizer steps between recovery points in a batch; 0 writes none
+
+[snapshot]  # a day's permanent rollback point
+at = "03:00"  # when: HH:MM, or a cron expression of five fields
+zone = ""  # of all dates, for example "Europe/Berlin"; empty is this machine's
+"""
+
+
+def parse(text: str, name: str = CONFIG) -> Settings:
+    """Decode and check the text of an mvc.toml.
+
+    An int is accepted where a float is expected; nothing else is converted.
+
+    Args:
+        text: The file's content.
+        name: What errors call the file.
+
+    Raises:
+        ConfigError: TOML syntax, an unknown key, a wrong type or value, values that contradict
+            each other. The message names line and key.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: {error}", f"correct that line of {name}") from error
+    try:
+        settings = msgspec.convert(data, Settings, strict=True)
+    except msgspec.ValidationError as error:
+        _explain(str(error), text, name, error)
+    for key, problem, hint in _contradictions(settings):
+        raise ConfigError(f"{_place(text, name, key)}: `{key}` {problem}", hint)
+    return settings
+
+
+def load(layout: Layout) -> Settings:
+    """Read the mvc.toml of a model repo.
+
+    Raises:
+        ConfigError: the file is absent, not UTF-8, or wrong (see `parse`).
+    """
+    try:
+        text = layout.config.read_bytes().decode()
+    except OSError as error:
+        raise ConfigError(
+            f"{CONFIG} cannot be read: {error.strerror}",
+            f"bring back the last one with `git checkout HEAD -- {CONFIG}`",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{CONFIG} is not UTF-8 (byte {error.start})", f"save {CONFIG} again as UTF-8"
+        ) from error
+    return parse(text)
+
+
+def new_text(base: BaseSettings, sets: Sequence[str] = ()) -> str:
+    """The mvc.toml that `mvc init` writes: short, every key with its default and a comment.
+
+    Args:
+        base: The base model, resolved.
+        sets: `KEY=VALUE` edits on top, as `set_values` takes them.
+
+    Raises:
+        ConfigError: an edit names an unknown key or gives a value that `parse` refuses.
+        UsageError: an edit holds no `=`.
+    """
+    import tomlkit
+
+    document: Any = tomlkit.parse(_NEW)
+    document["base"].update(msgspec.structs.asdict(base))
+    text = set_values(tomlkit.dumps(document), sets)
+    parse(text)
+    return text
+
+
+def set_values(text: str, sets: Sequence[str]) -> str:
+    """Edit the text of an mvc.toml, keeping its comments; the values are not checked.
+
+    Args:
+        text: The file's content.
+        sets: `KEY=VALUE`, the key dotted (`train.learning_rate=1e-3`), the value as TOML writes
+            it; a string needs no quotes (`train.schedule=linear`).
+
+    Raises:
+        ConfigError: an unknown key, or `text` is no TOML.
+        UsageError: an edit holds no `=`.
+    """
+    import tomlkit
+    import tomlkit.exceptions
+
+    try:
+        document: Any = tomlkit.parse(text)
+    except tomlkit.exceptions.ParseError as error:
+        raise ConfigError(f"{CONFIG}: {error}", f"correct that line of {CONFIG}") from error
+    for edit in sets:
+        dotted, equals, raw = (part.strip() for part in edit.partition("="))
+        if not equals:
+            raise UsageError(
+                f"`{edit}` is not KEY=VALUE", "write for example `--set train.learning_rate=1e-3`"
+            )
+        if dotted not in _KEYS:
+            raise ConfigError(f"unknown key `{dotted}`", _nearest(dotted))
+        table, key = dotted.split(".")
+        document.setdefault(table, tomlkit.table())[key] = _value(table, key, raw)
+    return str(tomlkit.dumps(document))
+
+
+def check_line(now: Settings, line: Settings) -> None:
+    """Refuse a change of what is fixed for the life of a line: base model and LoRA shape.
+
+    `lora.dropout` may change: it shapes no weight.
+
+    Args:
+        now: The settings of the batch that is about to be trained.
+        line: Those that the line was trained with.
+
+    Raises:
+        ConfigError: names the key, both values and the way out.
+    """
+    for dotted in _FIXED_ON_A_LINE:
+        table, key = dotted.split(".")
+        new, old = getattr(getattr(now, table), key), getattr(getattr(line, table), key)
+        if _unordered(new) != _unordered(old):
+            raise ConfigError(
+                f"{CONFIG}: `{dotted}` is {_shown(new)}, but this line was trained with "
+                f"{_shown(old)}; it cannot change on a line",
+                f"put `{key} = {_shown(old)}` back under [{table}], or begin a new model: "
+                f"`mvc init NEW_DIR --base REF --set {dotted}=...`",
+            )
+
+
+def zone(settings: Settings) -> ZoneInfo:
+    """The zone of all dates: `snapshot.zone`, or the machine's where that is empty.
+
+    Raises:
+        ConfigError: the machine's zone cannot be told.
+    """
+    if settings.snapshot.zone:
+        return ZoneInfo(settings.snapshot.zone)
+    import tzlocal
+
+    try:
+        # Not get_localzone: that one remembers the first answer, and a daemon outlives it.
+        return tzlocal.reload_localzone()
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(
+            "this machine's time zone is unknown",
+            f'name one in {CONFIG}: `zone = "Europe/Berlin"` under [snapshot]',
+        ) from error
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """What the types cannot say: (key, problem, hint), the first of which `parse` raises."""
+    base, lora, train, snapshot = settings.base, settings.lora, settings.train, settings.snapshot
+    if not base.model:
+        yield "base.model", "is empty", "name a hub id, a folder, a GGUF file or smollm2-135m"
+    if not lora.target_modules or not all(lora.target_modules):
+        yield (
+            "lora.target_modules",
+            "names no module",
+            'write "all-linear" or a list such as ["q_proj", "v_proj"]',
+        )
+    for key in ("learning_rate", "weight_decay", "max_grad_norm"):
+        if not math.isfinite(getattr(train, key)):
+            yield f"train.{key}", "is not a finite number", "write a number such as 2e-4"
+    if train.schedule in HORIZON_SCHEDULES:
+        if train.schedule_scope == "lifetime" and not train.horizon_steps:
+            yield (
+                "train.horizon_steps",
+                f'is 0, but the schedule "{train.schedule}" must know when it ends',
+                "set horizon_steps to the lifetime steps of this line, or write "
+                '`schedule_scope = "batch"` to run it once in every batch',
+            )
+        if train.horizon_steps and train.warmup_steps >= train.horizon_steps:
+            yield (
+                "train.warmup_steps",
+                f"is {train.warmup_steps}, not below horizon_steps = {train.horizon_steps}",
+                "make the warm-up shorter or the horizon longer",
+            )
+    if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", snapshot.at) and not re.fullmatch(
+        r"[-0-9*,/A-Za-z]+( +[-0-9*,/A-Za-z]+){4}", snapshot.at
+    ):
+        yield (
+            "snapshot.at",
+            f'is "{snapshot.at}", not a time of day',
+            'write HH:MM ("03:00") or a cron expression of five fields ("0 3 * * 1")',
+        )
+    if snapshot.zone:
+        try:
+            ZoneInfo(snapshot.zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            yield (
+                "snapshot.zone",
+                f'is "{snapshot.zone}", which is no known zone',
+                'write a name such as "Europe/Berlin" or "UTC", or "" for this machine\'s',
+            )
+
+
+def _explain(said: str, text: str, name: str, error: Exception) -> NoReturn:
+    """Say a message of msgspec in the words of the file."""
+    found = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*?)(?:\[.*)?`)?", said)
+    what, path = (found[1], found[2] or "") if found else (said, "")
+    field = re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", what)
+    if field:
+        dotted = f"{path}.{field[2]}".removeprefix(".")
+        if field[1].startswith("missing"):
+            message, hint = f"{name}: `{dotted}` is missing", f"add `{dotted}` to {name}"
+        else:
+            message = f"{_place(text, name, dotted)}: unknown key `{dotted}`"
+            hint = _nearest(dotted)
+    else:
+        # msgspec says object and array, a TOML file has tables and lists.
+        plain = what.replace("`object`", "a table").replace("array", "list")
+        message = f"{_place(text, name, path)}: `{path}`: {plain[:1].lower()}{plain[1:]}"
+        hint = f"correct `{path}` in {name}"
+        table, _, key = path.partition(".")
+        if path in _KEYS:
+            hint += f"; its default is {_shown(getattr(getattr(_DEFAULTS, table), key))}"
+    raise ConfigError(message, hint) from error
+
+
+def _nearest(dotted: str) -> str:
+    close = difflib.get_close_matches(dotted, [*_KEYS, *_TABLES], n=1, cutoff=0.6)
+    # A key under no table or the wrong one is nearer than spelling can tell.
+    close = [key for key in _KEYS if key.split(".")[1] == dotted.split(".")[-1]][:1] or close
+    if close:
+        return f"did you mean `{close[0]}`?"
+    table = dotted.split(".")[0]
+    return (
+        f"[{table}] knows {', '.join(_TABLES[table])}"
+        if table in _TABLES
+        else (f"the tables are {', '.join(f'[{known}]' for known in _TABLES)}")
+    )
+
+
+def _place(text: str, name: str, dotted: str) -> str:
+    """`name`, with the line that sets `dotted` where a plain look finds one."""
+    table = dotted.rpartition(".")[0]
+    here = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([^\[\]]*?)\s*\]", line):
+            here = header[1]
+            if here == dotted:
+                return f"{name}, line {number}"
+        elif (assigned := re.match(r"\s*[\"']?([\w.-]+)[\"']?\s*=", line)) and (
+            f"{here}.{assigned[1]}".removeprefix(".") in (dotted, table)
+        ):
+            return f"{name}, line {number}"
+    return name
+
+
+def _value(table: str, key: str, raw: str) -> Any:
+    """A `--set` value: TOML where it reads as what the key takes, else the bare string."""
+    import tomlkit
+
+    try:
+        parsed = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError:
+        return raw
+    value = parsed["value"]
+    wants_text = isinstance(getattr(getattr(_DEFAULTS, table), key), str)
+    kinds = (str, list) if wants_text else (bool, int, float, str, list, dict)
+    if len(parsed) > 1 or not isinstance(value, kinds):
+        return raw
+    if isinstance(value, dict):
+        inline = tomlkit.inline_table()  # a dict would become a table of its own
+        inline.update(value)
+        return inline
+    return value
+
+
+def _unordered(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) else value
+
+
+def _shown(value: Any) -> str:
+    """A value as mvc.toml writes it."""
+    import tomlkit
+
+    return str(tomlkit.item(value).as_string())

@@ -1,0 +1,68 @@
+"""The operation in progress, so that a killed one is finished or dropped by the next command.
+
+Owns `.mvc/journal.json`. It is written before the one atomic step of an operation (a ref moves)
+and cleared when the workspace agrees with that ref. Decides nothing: `promote.recover` does.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mvc.errors import StoreError
+from mvc.store.files import atomic_write, sync_folders
+from mvc.store.layout import Layout
+
+
+class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is being done.
+
+    `promote` moves the branch `ref` from `was` (None: it is created) to `new`; `checkout` moves
+    HEAD. `old` is the commit that the workspace stands on (None: none yet), `new` the one it shall
+    stand on. `ref` is the full name of the branch that HEAD shall name; empty: HEAD is detached.
+    `head` is what HEAD named before: a full branch name or a commit. `pid` is the writer.
+    """
+
+    op: Literal["promote", "checkout"]
+    was: str | None
+    old: str | None
+    new: str
+    ref: str
+    head: str
+    pid: int
+
+
+def write(layout: Layout, journal: Journal) -> None:
+    """Record `journal`, durably.
+
+    Raises:
+        DiskFull: no space left.
+    """
+    atomic_write(layout.journal, msgspec.json.encode(journal))
+
+
+def read(layout: Layout) -> Journal | None:
+    """The operation that was not finished, or None.
+
+    Raises:
+        StoreError: the file is not one that `write` wrote.
+    """
+    try:
+        text = layout.journal.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(text, type=Journal)
+    except msgspec.DecodeError as error:
+        raise StoreError(
+            f"{layout.journal} is damaged: {error}",
+            "look with `git status` and `dvc status`, then delete that file",
+        ) from error
+
+
+def clear(layout: Layout) -> None:
+    """Forget the operation: it is done, or it was dropped."""
+    if layout.journal.exists():
+        layout.journal.unlink()
+        sync_folders([layout.private])

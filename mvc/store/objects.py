@@ -1,0 +1,243 @@
+"""Stored folders in the workspace: links out of DVC's cache, and what differs from it.
+
+Owns every write to `current_model/` and `batch/`, and telling DVC's state database about it, so
+that `dvc status` re-reads nothing. Refuses to destroy: a workspace file whose content is not in
+the cache is moved to `.mvc/lost/`. Going into the cache (`cache`) and what can be told without
+importing DVC (`pointers`) are offered here too: the rest of mvc needs this one name.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mvc.errors import ObjectMissing, StoreError
+from mvc.store.cache import (
+    INIT_FILES,
+    PROTECTED,
+    dvc_repo,
+    hash_file,
+    hash_folder,
+    init,
+    store_folder,
+    sweep,
+)
+from mvc.store.files import TEMPORARY, no_space, sync_file, sync_folders, temporary
+from mvc.store.layout import Layout
+from mvc.store.pointers import (
+    cache_folder,
+    entries,
+    format_pointer,
+    looks_clean,
+    missing,
+    object_path,
+    parse_pointer,
+    require,
+    verify_object,
+    walk,
+)
+from mvc.types import Pointer
+
+__all__ = [
+    "INIT_FILES",
+    "cache_folder",
+    "changed",
+    "entries",
+    "format_pointer",
+    "hash_file",
+    "hash_folder",
+    "init",
+    "link",
+    "looks_clean",
+    "missing",
+    "object_path",
+    "parse_pointer",
+    "require",
+    "rescue",
+    "store_folder",
+    "sweep",
+    "unlink",
+    "unsaved",
+    "verify_object",
+]
+
+
+def _info(path: Path) -> dict[str, Any]:
+    """What DVC's state database identifies a file by, links followed (dvc_data/fsutils.py)."""
+    stat = path.stat()
+    return {
+        "type": "file",
+        "size": stat.st_size,
+        "mtime": stat.st_mtime,
+        "ino": stat.st_ino,
+        "mode": stat.st_mode,
+    }
+
+
+def _known_md5(state: Any, path: Path) -> str | None:
+    """The md5 that DVC's state database has for `path` as it is now, without reading it."""
+    from dvc_objects.fs.local import localfs
+
+    try:
+        info = _info(path)
+    except FileNotFoundError:  # gone, or a link to nothing
+        return None
+    _, found = state.get(str(path), localfs, info=info)
+    return str(found.value) if found is not None and found.name == "md5" else None
+
+
+def _md5(state: Any, path: Path) -> str | None:
+    """The md5 of `path`, read only if the state database does not know; None if unreadable."""
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_objects.fs.local import localfs
+
+    known = _known_md5(state, path)
+    if known is None and path.is_file():
+        info = _info(path)
+        known = hash_file(path, path.name).md5
+        state.save(str(path), localfs, HashInfo("md5", known), info=info)
+    return known
+
+
+def _is_stored(layout: Layout, state: Any, path: Path) -> bool:
+    """Whether the content of `path` is in the cache, or is nothing at all."""
+    if path.name.startswith(TEMPORARY) or not path.exists():
+        return True
+    md5 = _md5(state, path)
+    return md5 is not None and object_path(cache_folder(layout), md5).is_file()
+
+
+def rescue(layout: Layout, path: Path) -> Path:
+    """Move a workspace file that nothing else holds to `.mvc/lost/`; returns where it is now."""
+    folder = layout.private / "lost"
+    target = folder / path.relative_to(layout.root)
+    number = 1
+    while target.exists():
+        target = folder / f"{path.relative_to(layout.root)}.{number}"
+        number += 1
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(target)
+    return target
+
+
+def changed(layout: Layout, pointer: Pointer) -> tuple[str, ...]:
+    """The files of the workspace folder that differ from the pointer: modified, added, removed.
+
+    A file that DVC's state database knows (inode, mtime, size) is not read.
+
+    Raises:
+        ObjectMissing: the folder's list of files is not in the cache.
+    """
+    folder = layout.root / pointer.path
+    wanted = {path: md5 for path, md5, _ in entries(layout, pointer)}
+    present = walk(folder)
+    with dvc_repo(layout) as repo:
+        modified = {p for p in present & set(wanted) if _md5(repo.state, folder / p) != wanted[p]}
+    return tuple(sorted(modified | (present ^ set(wanted))))
+
+
+def unsaved(layout: Layout, name: str) -> tuple[str, ...]:
+    """The files of the workspace folder `name` whose content is not in the cache."""
+    folder = layout.root / name
+    present = walk(folder)
+    if not present:
+        return ()
+    with dvc_repo(layout) as repo:
+        return tuple(p for p in sorted(present) if not _is_stored(layout, repo.state, folder / p))
+
+
+def link(layout: Layout, pointer: Pointer, *, overwrite: bool = True) -> int:
+    """Make the workspace folder exactly the stored one, by read-only links from the cache.
+
+    Only what differs is touched. A file is replaced or removed by one rename, so that a kill
+    leaves each file old or new; calling it again finishes.
+
+    Args:
+        layout: The repo.
+        pointer: The stored folder and where it belongs.
+        overwrite: False only adds files that are missing, and leaves the others alone.
+
+    Returns:
+        The number of files linked or removed.
+
+    Raises:
+        ObjectMissing: an object is not in the cache; nothing was touched.
+        DiskFull: no space for copies (links need none).
+    """
+    require(layout, pointer, None)
+    wanted = {path: md5 for path, md5, _ in entries(layout, pointer)}
+    return _lay(layout, pointer.path, wanted, overwrite)
+
+
+def unlink(layout: Layout, name: str) -> int:
+    """Remove the workspace folder `name`, that the commit does not have; returns the file count."""
+    return _lay(layout, name, {}, True) if walk(layout.root / name) else 0
+
+
+def _lay(layout: Layout, name: str, wanted: dict[str, str], overwrite: bool) -> int:
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_objects.fs.local import localfs
+
+    folder = layout.root / name
+    if folder.is_symlink() or folder.is_file():
+        raise StoreError(
+            f"{name} is not a folder", f"move it away (`mv {name} {name}.mine`) and try again"
+        )
+    count = 0
+    with dvc_repo(layout) as repo, no_space("run the same command again to finish"):
+        cache, state, links = cache_folder(layout), repo.state, list(repo.cache.local.cache_types)
+        for path in sorted(walk(folder) - set(wanted)) if overwrite else ():
+            if _is_stored(layout, state, folder / path):
+                (folder / path).unlink()
+            else:
+                rescue(layout, folder / path)
+            count += 1
+        _prune(folder, wanted)
+        told = []
+        for path, md5 in wanted.items():
+            target, source = folder / path, object_path(cache, md5)
+            if _known_md5(state, target) == md5:
+                continue
+            if not (target.is_file() and target.samefile(source)):
+                if target.exists() and not overwrite:
+                    continue
+                if not _is_stored(layout, state, target):
+                    rescue(layout, target)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link_file(source, target, links)
+                count += 1
+            told.append((str(target), HashInfo("md5", md5), _info(target)))
+        if folder.is_dir():
+            sync_folders({folder} | {(folder / path).parent for path in wanted})
+            state.save_many(told, localfs)
+            # DVC removes a folder that it linked itself when no pointer names it any more
+            state.save_link(str(folder), localfs)
+    return count
+
+
+def _link_file(source: Path, target: Path, links: list[str]) -> None:
+    """Put `source` at `target` by the first of `links` that works; those that fail are dropped."""
+    from dvc_objects.fs.generic import transfer
+    from dvc_objects.fs.local import localfs
+
+    half = temporary(target.parent)
+    try:
+        transfer(localfs, str(source), localfs, str(half), links=links)
+        if not half.is_symlink():
+            half.chmod(PROTECTED)
+            if not half.samefile(source):
+                sync_file(half)
+        half.replace(target)
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"{source.name} vanished from the cache", "run `mvc fsck`") from error
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _prune(folder: Path, wanted: dict[str, str]) -> None:
+    """Remove the folders below (and at) `folder` that nothing wanted lies in and that are empty."""
+    needed = {folder / parent for path in wanted for parent in Path(path).parents}
+    for here, _, _ in os.walk(folder, topdown=False):
+        if Path(here) not in needed and not os.listdir(here):  # noqa: PTH208
+            Path(here).rmdir()

@@ -1,0 +1,220 @@
+"""Promotion: a new state becomes the new commit, both or neither (DESIGN.md, Fixed 6).
+
+Owns the order of things: objects are in the cache already; then blobs, tree and commit are
+written where nobody sees them; then the journal; then one ref moves, which is the commit point;
+then the workspace is brought to it. Before that point everything can be thrown away, after it
+everything can be done again. Trains nothing and decides nothing about content.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from mvc.errors import StoreError
+from mvc.store import git, objects, tracked
+from mvc.store import journal as journals
+from mvc.store.files import no_space
+from mvc.store.journal import Journal
+from mvc.store.layout import BATCH, STATE, Layout
+from mvc.store.pointers import format_pointer
+from mvc.types import Pointer
+
+_NONE = "0" * 40
+_LOCK_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class NewCommit:
+    """A commit to make.
+
+    `files` are tracked files by path (None: not in this commit), `pointers` the stored folders,
+    `parent` the commit it follows (None: the first), `branch` the short name of the branch that
+    moves (it is created at `parent` if there is none), `when` its time, with zone.
+    """
+
+    message: str
+    files: dict[str, bytes | None]
+    pointers: tuple[Pointer, ...]
+    parent: str | None
+    branch: str
+    when: datetime
+
+
+def promote(layout: Layout, new: NewCommit) -> str:
+    """Make `new` the branch's commit and the workspace's state; returns its hash.
+
+    Its pointers' objects must be in the cache (`objects.store_folder`). What the user has staged
+    is neither committed nor lost.
+
+    Raises:
+        ObjectMissing: an object is not in the cache; nothing was changed.
+        StoreError: HEAD or the branch moved meanwhile; nothing was changed.
+        DiskFull: before the commit point the old state is whole; after it the new one is, and
+            the next command finishes the workspace.
+    """
+    root, ref = layout.root, f"refs/heads/{new.branch}"
+    for pointer in new.pointers:
+        objects.require(layout, pointer, None)
+    was, here = tracked.commit_of(root, ref), tracked.commit_of(root, "HEAD")
+    if here != new.parent or was not in (None, new.parent):
+        raise _moved(new)
+    with no_space("the old state is whole"):
+        commit = _write_commit(layout, new)
+        journal = Journal(
+            op="promote",
+            was=was,
+            old=new.parent,
+            new=commit,
+            ref=ref,
+            head=tracked.head_name(root),
+            pid=os.getpid(),
+        )
+        journals.write(layout, journal)
+        try:
+            subject = new.message.split("\n", 1)[0]
+            git.write(root, "update-ref", "-m", f"mvc: {subject}", ref, commit, was or _NONE)
+        except git.GitFailed as error:
+            journals.clear(layout)
+            if tracked.commit_of(root, ref) != was:
+                raise _moved(new) from error
+            raise
+    with no_space(f"commit {commit[:10]} is recorded, the next command brings its files"):
+        settle(layout, journal)
+    return commit
+
+
+def _moved(new: NewCommit) -> StoreError:
+    return StoreError(
+        f"HEAD or branch {new.branch} moved while the commit was being made; nothing was changed",
+        "run `mvc status` to see where it is, then run the same command again",
+    )
+
+
+def _write_commit(layout: Layout, new: NewCommit) -> str:
+    """Write blobs, tree and commit; nothing refers to them yet."""
+    root = layout.root
+    layout.private.mkdir(exist_ok=True)
+    contents = new.files | {f"{p.path}.dvc": format_pointer(p) for p in new.pointers}
+    lines = []
+    for path, data in contents.items():
+        if data is None:
+            lines.append(f"0 {_NONE}\t{path}\0")
+        else:
+            sha = git.write(root, "hash-object", "-w", "--stdin", stdin=data)
+            lines.append(f"100644 {sha}\t{path}\0")
+    index = layout.private / "index"
+    index.unlink(missing_ok=True)
+    private = {"GIT_INDEX_FILE": str(index)}
+    git.write(root, "read-tree", new.parent or "--empty", env=private)
+    git.write(
+        root, "update-index", "-z", "--index-info", env=private, stdin="".join(lines).encode()
+    )
+    tree = git.write(root, "write-tree", env=private)
+    index.unlink(missing_ok=True)
+    # git's own form of a time: seconds since 1970 and the zone's offset in hours and minutes
+    stamp = f"{int(new.when.timestamp())} {new.when:%z}"
+    dates = {"GIT_AUTHOR_DATE": stamp, "GIT_COMMITTER_DATE": stamp}
+    sign = git.try_read(root, "config", "--type=bool", "commit.gpgsign") == "true"
+    args = ["commit-tree", *(["-S"] if sign else []), *(["-p", new.parent] if new.parent else [])]
+    message = new.message.rstrip("\n") + "\n"
+    who = git.identity(root)
+    return git.write(root, *args, "-F", "-", tree, env=who | dates, stdin=message.encode())
+
+
+def settle(layout: Layout, journal: Journal) -> int:
+    """Bring HEAD, tracked files and stored folders to `journal.new`; returns files linked.
+
+    Every step that is done already is skipped, so it can be run again after a kill in any place.
+
+    Raises:
+        ObjectMissing: an object is not in the cache.
+    """
+    root = layout.root
+    if journal.ref and tracked.head_name(root) != journal.ref:
+        git.write(root, "symbolic-ref", "-m", f"mvc: {journal.op}", "HEAD", journal.ref)
+    tracked.bring(layout, journal.old, journal.new)
+    pointers = tracked.pointers_of(root, journal.new)
+    count = sum(objects.link(layout, pointer) for pointer in pointers)
+    for name in {STATE, BATCH} - {pointer.path for pointer in pointers}:
+        if _held(layout, journal.old, name):
+            count += objects.unlink(layout, name)
+    if journal.op == "promote":
+        shutil.rmtree(layout.run, ignore_errors=True)
+    journals.clear(layout)
+    return count
+
+
+def _held(layout: Layout, commit: str | None, name: str) -> bool:
+    """Whether `commit` has a stored folder `name`, so that ours is its and not the user's own."""
+    return commit is not None and tracked.blob(layout.root, commit, f"{name}.dvc") is not None
+
+
+def recover(layout: Layout) -> str | None:
+    """Finish or drop what a killed process left; every writing command calls it under the lock.
+
+    Returns:
+        What was done, for the user, or None.
+
+    Raises:
+        StoreError: the journal is damaged.
+        ObjectMissing: an object that the recorded commit needs is not in the cache.
+    """
+    journal = journals.read(layout)
+    objects.sweep(layout)
+    if journal is None:
+        return None
+    _break_locks(layout, journal)
+    root = layout.root
+    head = tracked.head_name(root)
+    ref = tracked.commit_of(root, journal.ref) if journal.ref else None
+    short = journal.new[:10]
+    if journal.op == "promote":
+        reached, untouched = ref == journal.new, ref == journal.was
+        ours = head in (journal.head, journal.ref)
+    else:
+        reached = head == (journal.ref or journal.new)
+        untouched, ours = head == journal.head and not reached, True
+    if reached and ours:
+        with no_space(f"commit {short} is recorded, the next command brings its files"):
+            settle(layout, journal)
+        return f"finished the {journal.op} of commit {short}, which was interrupted"
+    journals.clear(layout)
+    if untouched:
+        return f"dropped a {journal.op} that was interrupted before it changed anything"
+    here = tracked.commit_of(root, "HEAD")
+    for pointer in tracked.pointers_of(root, here) if here else ():
+        if not objects.missing(layout, pointer):
+            objects.link(layout, pointer, overwrite=False)
+    return f"the {journal.op} of commit {short} was interrupted and HEAD moved since: left as it is"
+
+
+def _break_locks(layout: Layout, journal: Journal) -> None:
+    """Remove the lock files of a git that was killed with its mvc.
+
+    A git that outlived its mvc gets a moment to end by itself.
+    """
+    if journal.pid != os.getpid() and _alive(journal.pid):
+        return
+    names = ["index.lock", "HEAD.lock", *([f"{journal.ref}.lock"] if journal.ref else [])]
+    args = [arg for name in names for arg in ("--git-path", name)]
+    found = git.read(layout.root, "rev-parse", *args).splitlines()
+    locks = [layout.root / name for name in found] + [layout.private / "index.lock"]
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while any(lock.exists() for lock in locks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for lock in locks:
+        lock.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

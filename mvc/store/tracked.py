@@ -1,0 +1,182 @@
+"""The files that git tracks, moved from one commit to another in the work tree.
+
+Owns HEAD, and bringing tracked files and their index entries forward after a ref has moved. It
+does what `git checkout` does, but in steps that can be taken again after a kill: git itself,
+killed in the middle, leaves files that it later takes for the user's. Never overwrites a file
+that holds neither the old nor the new content.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvc.store import git, objects, pointers
+from mvc.store.files import sync_file, sync_folders
+from mvc.store.layout import BATCH_POINTER, CONFIG, STATE_POINTER, Layout
+from mvc.types import Pointer
+
+_GONE = "0" * 40
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One tracked path that differs between two commits; an empty blob means: not there."""
+
+    path: str
+    mode: str
+    before: str
+    after: str
+
+
+def head(root: Path) -> tuple[str | None, str | None]:
+    """HEAD's branch (None: detached) and commit (None: no commit yet)."""
+    branch = git.try_read(root, "symbolic-ref", "-q", "--short", "HEAD")
+    return branch, commit_of(root, "HEAD")
+
+
+def head_name(root: Path) -> str:
+    """What HEAD names: a branch's full name, or a commit when it is detached."""
+    found = git.try_read(root, "symbolic-ref", "-q", "HEAD")
+    return found or commit_of(root, "HEAD") or ""
+
+
+def commit_of(root: Path, ref: str) -> str | None:
+    """The commit that `ref` names, or None."""
+    return git.try_read(root, "rev-parse", "-q", "--verify", f"{ref}^{{commit}}")
+
+
+def blob(root: Path, commit: str, path: str) -> bytes | None:
+    """A tracked file's content in `commit`, or None."""
+    try:
+        return git.read_bytes(root, "cat-file", "blob", f"{commit}:{path}")
+    except git.GitFailed:
+        return None
+
+
+def pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:
+    """The pointers that mvc keeps in `commit`: the state's, and the batch's where it has one.
+
+    Raises:
+        StoreError: one of them is damaged.
+    """
+    found = []
+    for name in (STATE_POINTER, BATCH_POINTER):
+        text = blob(root, commit, name)
+        if text is not None:
+            found.append(pointers.parse_pointer(text, f"{name} of commit {commit[:10]}"))
+    return tuple(found)
+
+
+def changes(root: Path, old: str | None, new: str) -> tuple[Change, ...]:
+    """What differs between two commits' trees (`old` None: from nothing), by path."""
+    before = old or git.read_bytes(root, "hash-object", "-t", "tree", "--stdin", stdin=b"").decode()
+    raw = git.read(root, "diff-tree", "-r", "-z", "--no-renames", before.strip(), new)
+    fields = raw.split("\0")[:-1]
+    found = []
+    for meta, path in zip(fields[::2], fields[1::2], strict=True):
+        _, mode, was, now, _ = meta.removeprefix(":").split(" ")
+        if mode != "160000":  # a submodule is not ours to move
+            found.append(Change(path, mode, *("" if set(h) == {"0"} else h for h in (was, now))))
+    return tuple(found)
+
+
+def foreign(root: Path, changed: tuple[Change, ...]) -> tuple[set[str], set[str]]:
+    """The changed paths whose work tree, and whose index entry, is neither old, new nor absent."""
+    paths = [c.path for c in changed]
+    here, staged = _hashes(root, paths), _staged(root, paths)
+    return (
+        {c.path for c in changed if here[c.path] not in ("", c.before, c.after)},
+        {c.path for c in changed if staged.get(c.path, "") not in ("", c.before, c.after)},
+    )
+
+
+def bring(layout: Layout, old: str | None, new: str) -> None:
+    """Bring the work tree and index from commit `old` to `new`, path by path.
+
+    Paths that are the same in both, and what the user staged there, are left alone. mvc.toml with
+    the user's own edit keeps it; another file with foreign content is moved to `.mvc/lost/`.
+    """
+    root = layout.root
+    changed = changes(root, old, new)
+    if not changed:
+        return
+    edited, staged = foreign(root, changed)
+    _index(root, [c for c in changed if c.path != CONFIG or CONFIG not in staged])
+    here = _hashes(root, [c.path for c in changed])
+    todo = [
+        c
+        for c in changed
+        if here[c.path] != c.after and (c.path != CONFIG or CONFIG not in edited | staged)
+    ]
+    out = layout.private / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    if paths := "\0".join(c.path for c in todo if c.after):
+        # git itself writes the files (line ends, modes, links, filters), beside the work tree
+        out.mkdir(parents=True)
+        prefix = f"--prefix={out.relative_to(root).as_posix()}/"
+        git.write(root, "checkout-index", "-f", "-z", "--stdin", prefix, stdin=paths.encode())
+    for change in todo:
+        target = root / change.path
+        if change.path in edited:
+            objects.rescue(layout, target)
+        _replace(out / change.path if change.after else None, target)
+    shutil.rmtree(out, ignore_errors=True)
+    refresh(root)
+
+
+def _replace(source: Path | None, target: Path) -> None:
+    """Put `source` at `target` in one rename; with None remove `target` and its empty folders."""
+    if source is None:
+        target.unlink(missing_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not source.is_symlink():
+        sync_file(source)
+    source.replace(target)
+    sync_folders([target.parent])
+
+
+def refresh(root: Path) -> None:
+    """Let git's index know the files' times, so that `git status` reads nothing again."""
+    try:
+        git.write(root, "update-index", "-q", "--refresh")
+    except git.GitFailed as error:
+        if error.status != 1:  # 1: some file really is modified
+            raise
+
+
+def _index(root: Path, todo: list[Change]) -> None:
+    staged = _staged(root, [c.path for c in todo])
+    stale = [c for c in todo if staged.get(c.path, "") != c.after]
+    if not stale:
+        return
+    lines = "".join(f"{c.mode if c.after else '0'} {c.after or _GONE}\t{c.path}\0" for c in stale)
+    git.write(root, "update-index", "-z", "--index-info", stdin=lines.encode())
+
+
+def _hashes(root: Path, paths: list[str]) -> dict[str, str]:
+    """The blob hash of each path in the work tree, as git would store it; "" where it is absent."""
+    found = dict.fromkeys(paths, "")
+    files = [p for p in paths if (root / p).is_file() and not (root / p).is_symlink()]
+    if files:
+        hashes = git.read(root, "hash-object", "--", *files).split()
+        found |= dict(zip(files, hashes, strict=True))
+    for path in set(paths) - set(files):
+        if (root / path).is_symlink():
+            text = os.fsencode((root / path).readlink())
+            found[path] = git.read_bytes(root, "hash-object", "--stdin", stdin=text).decode()[:-1]
+        elif (root / path).exists():
+            found[path] = "not a file"
+    return found
+
+
+def _staged(root: Path, paths: list[str]) -> dict[str, str]:
+    """The blob hash of each path in the user's index; absent ones are left out."""
+    if not paths:
+        return {}
+    raw = git.read(root, "--literal-pathspecs", "ls-files", "-z", "--stage", "--", *paths)
+    rows = (row.split("\t", 1) for row in raw.split("\0") if row)
+    return {path: meta.split(" ")[1] for meta, path in rows}

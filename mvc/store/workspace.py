@@ -1,0 +1,108 @@
+"""The workspace: what HEAD is, what would be lost, and moving to another commit.
+
+Owns `checkout` and `dirty`; a new commit is `promote`'s. Refuses to touch anything before it is
+sure that it can finish: every object there, no edit of the user in the way.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mvc.errors import RepoError, StoreError
+from mvc.store import git, objects, tracked
+from mvc.store import journal as journals
+from mvc.store.files import no_space
+from mvc.store.journal import Journal
+from mvc.store.layout import (
+    BATCH,
+    BATCH_POINTER,
+    CURVE,
+    DVC_YAML,
+    METRICS,
+    STATE,
+    STATE_POINTER,
+    Layout,
+)
+from mvc.store.promote import NewCommit, promote, recover, settle
+from mvc.store.tracked import head, pointers_of
+
+__all__ = [
+    "NewCommit",
+    "checkout",
+    "dirty",
+    "head",
+    "pointers_of",
+    "promote",
+    "recover",
+    "settle",
+]
+
+_OURS = (METRICS, CURVE, STATE_POINTER, BATCH_POINTER, DVC_YAML)
+
+
+def checkout(layout: Layout, commit: str, branch: str | None) -> int:
+    """Put `commit`'s tracked files, state and batch into the workspace.
+
+    Args:
+        layout: The repo.
+        commit: A full commit hash.
+        branch: The branch to stand on, which must be at `commit`; None leaves every branch.
+
+    Returns:
+        The number of files linked or removed in the stored folders.
+
+    Raises:
+        RepoError: the commit has no state, or an edit of a tracked file is in the way.
+        ObjectMissing: an object is not in the cache. In both cases nothing was touched.
+    """
+    root = layout.root
+    pointers = pointers_of(root, commit)
+    if not any(pointer.path == STATE for pointer in pointers):
+        raise RepoError(
+            f"commit {commit[:10]} holds no model state (no {STATE_POINTER})",
+            "choose another commit with `mvc log`",
+        )
+    for pointer in pointers:
+        objects.require(layout, pointer, commit)
+    ref = f"refs/heads/{branch}" if branch else ""
+    if ref and tracked.commit_of(root, ref) != commit:
+        raise StoreError(
+            f"branch {branch} is not at commit {commit[:10]}", "run the same command again"
+        )
+    here = tracked.commit_of(root, "HEAD")
+    edited, staged = tracked.foreign(root, tracked.changes(root, here, commit))
+    in_the_way = sorted(edited | staged)
+    if in_the_way:
+        raise RepoError(
+            f"{', '.join(in_the_way)}: your change there would be overwritten",
+            "commit it with `git commit`, or put it aside with `git stash`, and try again",
+        )
+    before = tracked.head_name(root)
+    journal = Journal(
+        op="checkout", was=None, old=here, new=commit, ref=ref, head=before, pid=os.getpid()
+    )
+    with no_space("the next command finishes this checkout"):
+        journals.write(layout, journal)
+        # `git checkout -` finds its way back by these very words in the reflog
+        came, goes = before.removeprefix("refs/heads/"), branch or commit
+        words = f"checkout: moving from {came} to {goes}"
+        try:
+            if not ref:
+                git.write(root, "update-ref", "--no-deref", "-m", words, "HEAD", commit)
+            elif before != ref:
+                git.write(root, "symbolic-ref", "-m", words, "HEAD", ref)
+        except git.GitFailed:
+            journals.clear(layout)
+            raise
+        return settle(layout, journal)
+
+
+def dirty(layout: Layout) -> tuple[str, ...]:
+    """What a checkout would destroy: paths whose content is stored nowhere else.
+
+    Files of `current_model/` and `batch/` that are not in the cache, and edits of the tracked
+    files that mvc writes. mvc.toml is the user's: `checkout` refuses by itself where it conflicts.
+    """
+    found = [f"{name}/{path}" for name in (STATE, BATCH) for path in objects.unsaved(layout, name)]
+    edited = git.try_read(layout.root, "diff", "--name-only", "-z", "HEAD", "--", *_OURS)
+    return (*found, *(path for path in (edited or "").split("\0") if path))

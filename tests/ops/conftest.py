@@ -1,0 +1,91 @@
+"""Model repos on a tiny real Llama, with real text, for the tests of ops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mvc.ops import init
+from mvc.store.layout import Layout
+from mvc.types import BatchResult, CurvePoint, StepReport
+from tests.tiny import make_base
+
+SETS = (
+    "train.max_length=32",
+    "train.micro_batch_size=2",
+    "train.packing=false",
+    "train.learning_rate=1e-2",
+    "train.warmup_steps=2",
+    "lora.dropout=0.1",
+    "lora.r=4",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model folder that all tests share."""
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def new_model(tiny_base: Path, tmp_path: Path) -> Callable[..., Layout]:
+    """Makes a model repo: `new_model("train.passes=2", name="other")`."""
+
+    def new_model(*sets: str, name: str = "model") -> Layout:
+        made = init.init(tmp_path / name, str(tiny_base), sets=[*SETS, *sets])
+        return Layout(made.root)
+
+    return new_model
+
+
+def write_batch(path: Path, first: int, num_rows: int = 8) -> Path:
+    """A data file of short rows of Python's own documentation, from topic line `first` on."""
+    from pydoc_data.topics import topics
+
+    lines = [" ".join(text.split()) for _, text in sorted(topics.items())]
+    rows = [lines[i % len(lines)][i : i + 24] for i in range(first, first + num_rows)]
+    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def batches(tmp_path: Path) -> list[Path]:
+    """Three data files of eight rows each: four steps each with micro-batches of two."""
+    return [write_batch(tmp_path / f"day-{i}.jsonl", 8 * i) for i in range(3)]
+
+
+class Heard:
+    """A Progress that remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.points: list[CurvePoint] = []
+        self.starts: list[tuple[str, int, int]] = []
+
+    def stage(self, text: str) -> None: ...
+
+    def start(self, name: str, num_steps: int, first_step: int) -> None:
+        self.starts.append((name, num_steps, first_step))
+
+    def step(self, report: StepReport) -> None:
+        self.points.append(report.point)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stop(self) -> None: ...
+
+
+def train_one(at: Layout, path: Path, **options: object) -> BatchResult:
+    """Train one file and return its result."""
+    from mvc.ops import train
+
+    return next(iter(train.train(at, [path], **options)))  # type: ignore[arg-type]
+
+
+def state_bytes(at: Layout) -> dict[str, bytes]:
+    """Every file of current_model/ by name."""
+    return {p.name: p.read_bytes() for p in sorted(at.state.iterdir())}

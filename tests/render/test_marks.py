@@ -1,0 +1,60 @@
+"""What the log must say in words, and what it must not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from mvc.render.marks import before, jump, marks
+from mvc.types import Loss, Rate
+from tests.render import samples as s
+
+find = s.BY_HASH.get
+
+
+def test_a_jump_is_told_with_its_batch() -> None:
+    assert marks(s.THREE, find) == ("loss jumped: starts at 2.950, @2 ended at 2.118 (+0.832)",)
+
+
+def test_a_batch_after_a_rollback_is_compared_to_what_was_brought_back() -> None:
+    assert before(s.FOUR, find) == s.TWO
+    assert jump(s.FOUR, find) is None
+    higher = replace(s.FOUR, loss=Loss(2.62, 2.0, 2.2))  # close to @3, far above @2
+    assert "@2 ended at 2.118" in (jump(higher, find) or "")
+
+
+def test_a_commit_of_another_hand_is_looked_through() -> None:
+    edit = replace(s.INIT, commit="e" * 40, kind="other", batch=None, parents=(s.TWO.commit,))
+    after = replace(s.THREE, parents=(edit.commit,))
+    assert before(after, {**s.BY_HASH, edit.commit: edit}.get) == s.TWO
+
+
+@pytest.mark.parametrize(
+    ("last", "first", "told"),
+    [
+        (2.0, 2.29, False),  # under 15%
+        (2.0, 2.31, True),
+        (0.2, 0.29, False),  # under 0.1
+        (0.2, 0.31, True),
+        (2.0, 1.0, False),
+        (2.0, math.nan, True),
+    ],
+)
+def test_what_is_a_jump(last: float, first: float, told: bool) -> None:
+    parent = replace(s.TWO, loss=Loss(3.0, last, 2.5))
+    child = replace(s.THREE, loss=Loss(first, 1.0, 1.0))
+    assert (jump(child, {parent.commit: parent}.get) is not None) is told
+
+
+def test_zero_steps_and_zero_rates_are_told() -> None:
+    assert "zero steps" in marks(s.EMPTY, find)[0]
+    assert "learning rate was 0" in marks(s.DEAD, find)[0]
+    ended = replace(s.TWO, learning_rate=Rate(2e-4, 0.0))
+    assert "ended at 0" in marks(ended, find)[0]
+
+
+def test_a_good_batch_and_an_unknown_parent_are_quiet() -> None:
+    assert marks(s.TWO, find) == ()
+    assert marks(s.THREE, lambda sha: None) == ()
