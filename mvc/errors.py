@@ -2,7 +2,7 @@
 
     MvcError                      message + hint; the process ends with `exit_code`
     ├── UsageError                flags that contradict each other (exit code 2)
-    ├── ConfigError               mvc.toml: unknown key, wrong value, a change that a line does not allow
+    ├── ConfigError               mvc.toml: unknown key, wrong value, a change no line allows
     ├── RepoError                 not a model repo, dirty workspace, unfinished batch
     │   └── RevisionNotFound      a revision that names no commit
     ├── DataError                 a data file that cannot be a batch

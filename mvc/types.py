@@ -126,11 +126,20 @@ class Progress(Protocol):
 class Silent:
     """A Progress that shows nothing."""
 
-    def stage(self, text: str) -> None: ...
-    def start(self, name: str, num_steps: int, first_step: int) -> None: ...
-    def step(self, report: StepReport) -> None: ...
-    def note(self, text: str) -> None: ...
-    def stop(self) -> None: ...
+    def stage(self, text: str) -> None:
+        """Show nothing."""
+
+    def start(self, name: str, num_steps: int, first_step: int) -> None:
+        """Show nothing."""
+
+    def step(self, report: StepReport) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def stop(self) -> None:
+        """Show nothing."""
 
 
 SILENT: Progress = Silent()
@@ -300,8 +309,10 @@ class CheckoutResult:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A batch in progress (or interrupted), as `mvc status` tells it. `step` is the last checkpoint's;
-    `live` is true while a process works on it."""
+    """A batch in progress (or interrupted), as `mvc status` tells it.
+
+    `step` is the last checkpoint's; `live` is true while a process works on it.
+    """
 
     data_name: str
     step: int

@@ -18,6 +18,10 @@ import pytest
 from mvc.store import history
 from mvc.types import Commit, Data, Loss, Rate
 
+# Read when torch is imported. A forked child of a torch with threads hangs, and two workers share
+# two cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # Deadlines measure the machine, and two cores are shared.
 hypothesis.settings.register_profile("mvc", deadline=None)
 hypothesis.settings.load_profile("mvc")
@@ -86,7 +90,7 @@ class Line:
             ["git", "rev-parse", "-q", "--verify", branch], cwd=self.root, capture_output=True
         ).returncode
         parent = f"refs/heads/{branch}^0" if exists else start
-        stream = b""
+        stream = bytearray()
         for mark, each in enumerate(commits, 1):
             text = each.message if each.kind == "other" else history.format_message(each)
             who = f"Ada <ada@example.org> {int(each.time.timestamp())} {each.time:%z}"

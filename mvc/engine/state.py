@@ -15,7 +15,7 @@ import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from mvc.errors import StateError
 from mvc.types import CurvePoint, FileDigest
@@ -94,7 +94,7 @@ def write_torch(folder: Path, name: str, value: Any) -> FileDigest:
 
     with _Hashing(folder / name) as file:
         try:
-            torch.save(value, file)
+            torch.save(value, cast("IO[bytes]", file))
         except RuntimeError as error:  # torch's writer hides the disk's error behind its own
             raise file.error or error from error
     return FileDigest(name, file.size_bytes, file.md5.hexdigest(), file.sha256.hexdigest())

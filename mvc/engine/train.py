@@ -165,6 +165,7 @@ class Batch:
 
     @property
     def checkpoints(self) -> Path:
+        """Where this batch's checkpoints lie."""
         return Path(self.job.run) / "checkpoints"
 
     @property
@@ -174,10 +175,12 @@ class Batch:
 
     @property
     def lifetime_step(self) -> int:
+        """Steps done on the line so far, this batch's included."""
         return self.job.lifetime_step + self.done
 
     @property
     def seconds(self) -> float:
+        """Seconds spent on this batch, in earlier processes too."""
         return self.seconds_before + time.monotonic() - self.started
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
@@ -212,6 +215,7 @@ class Batch:
         )
 
     def warn(self, text: str) -> None:
+        """Tell the user, and let the commit tell it too."""
         if text not in self.warnings:
             self.warnings.append(text)
             self.progress.note(text)

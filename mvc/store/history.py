@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import cast, get_args
@@ -306,7 +306,7 @@ def _read(hash_: str, parents: str, when: str, refs: str, text: str) -> Commit:
         parents=tuple(parents.split()),
         kind="other",
         batch=None,
-        time=datetime.fromisoformat(when),
+        time=_time(when),
         message=text.strip(),
         branches=tuple(name.removeprefix(_HEADS) for name in names if name.startswith(_HEADS)),
         snapshots=tuple(day[1] for name in names if (day := _DAY.fullmatch(name))),
@@ -317,6 +317,14 @@ def _read(hash_: str, parents: str, when: str, refs: str, text: str) -> Commit:
     except (ValueError, KeyError):
         # Made by another hand: shown as any other commit is.
         return plain
+
+
+def _time(told: str) -> datetime:
+    try:
+        return datetime.fromisoformat(told)
+    except ValueError:
+        # git stores any number as a date; one such commit must not hide the others.
+        return datetime.fromtimestamp(0, UTC)
 
 
 def _with_trailers(plain: Commit) -> Commit:

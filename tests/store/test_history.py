@@ -224,6 +224,9 @@ def test_names_of_commits(line: Line) -> None:
     line.git("config", "log.showSignature", "true")
     line.git("config", "color.ui", "always")
     line.git("config", "i18n.logOutputEncoding", "latin1")
+    line.add(batch(5, DAY.format(7), "é.jsonl"))
+    assert history.log(line.root)[0].data == batch(5, DAY.format(7), "é.jsonl").data
+    line.git("update-ref", "refs/heads/main", "HEAD~1")
     head, other, *_ = history.log(line.root)
     assert (head.branches, head.snapshots, head.is_head) == (("main",), (), True)
     assert set(other.branches) == {"a,b/c", "x"}
@@ -256,6 +259,19 @@ def test_commits_of_another_hand(new_line: Line, message: str) -> None:
     new_line.add(replace(start(DAY.format(1)), kind="other", message=message))
     (found,) = history.log(new_line.root)
     assert (found.kind, found.message) == ("other", message)
+
+
+@pytest.mark.parametrize("date", ["253402300800 +0000", "1 +9959", "99999999999999999 +0000"])
+def test_a_date_of_no_calendar(line: Line, date: str) -> None:
+    stream = f"commit refs/heads/main\ncommitter a <a> {date}\ndata 1\nx\nfrom refs/heads/main^0\n"
+    subprocess.run(
+        ["git", "fast-import", "--quiet", "--date-format=raw-permissive"],
+        cwd=line.root,
+        input=stream.encode(),
+        check=True,
+    )
+    assert history.log(line.root)[0].time == datetime.fromtimestamp(0, UTC)
+    assert history.log(line.root)[1].batch == 4
 
 
 def test_a_merge_is_followed_by_first_parent(line: Line) -> None:
