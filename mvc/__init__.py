@@ -1,3 +1,45 @@
-"""mvc: Git for models that never stop learning."""
+"""mvc: Git for models that never stop learning.
 
-__version__ = "0.1.0"
+The house, imports pointing down only (import-linter checks it):
+
+    cli/      flags, one file a verb, one error boundary        click
+    render/   looks: tables, bars, curves                       rich, plotext
+    ops/      what a verb means; returns types, never prints
+    engine/   base models, rows, schedule, state, training      torch, transformers, peft, trl
+    store/    git, DVC, files, locks, promotion, revisions      git, dvc
+    types, settings, errors                                     what all floors pass on
+
+The way of a batch: `ops/train` (which batch is this?) -> `engine/files`, `engine/rows` (read,
+template, pack, order) -> `engine/train` (steps, checkpoints, a new state in .mvc/run/) ->
+`store/objects` (into DVC's cache by hash) -> `store/promote` (tree, commit, and the one moment when
+the branch's ref moves) -> current_model/ linked from the cache.
+
+For scripts: `mvc.open(path)` offers the verbs; heavy packages load when a verb needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mvc.version import VERSION as __version__
+
+__all__ = ["__version__", "open"]
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from mvc.ops.model import Model
+
+
+def open(path: str | PathLike[str] = ".") -> Model:
+    """The model repo that holds `path`, with every verb as a method.
+
+    Raises:
+        RepoError: `path` is not inside a model repo.
+    """
+    from pathlib import Path
+
+    from mvc.ops.model import Model
+    from mvc.store.layout import find
+
+    return Model(find(Path(path)))

@@ -11,6 +11,8 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
+from mvc.version import VERSION
+
 _PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
 
 
@@ -23,10 +25,8 @@ def describe(dtype: str, world_size: int) -> dict[str, Any]:
     """
     import torch
 
-    import mvc
-
     return {
-        "mvc": mvc.__version__,
+        "mvc": VERSION,
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",

@@ -111,9 +111,13 @@ def _known() -> str:
 
 
 def _must_exist(path: Path) -> None:
-    if path.is_file() or path.is_dir():
-        return
-    if path.exists():
+    try:
+        if path.is_file() or path.is_dir():
+            return
+        exists = path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        _refuse(f"{str(path)[:80]}", f"cannot be read ({error.strerror})", "check the name", error)
+    if exists:
         _refuse(str(path), "neither a file nor a folder", f"name a {_known()} file")
     try:
         names = [entry.name for entry in path.parent.iterdir()]
@@ -136,6 +140,8 @@ def _data_files(folder: Path) -> list[Path]:
                 _refuse(str(path), "a link to a folder", "put the folder itself there")
             if path.is_file():
                 found.append(path)
+            elif not path.is_dir():
+                _refuse(str(path), "neither a file nor a folder", "leave it out")
     except OSError as error:
         _refuse(str(folder), f"cannot be listed ({error.strerror})", f"`ls -la {folder}`", error)
     for path in found:
@@ -333,7 +339,8 @@ def _check(source: str, raw: Any) -> tuple[RecordKind, dict[str, Any]]:
 
 def _kind_of(value: Any) -> str:
     names = {str: "a string", bool: "a boolean", list: "a list", dict: "an object"}
-    return "null" if value is None else names.get(type(value), "a number")
+    names |= {int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
 
 
 def _string(source: str, column: str, value: Any, *, empty: bool = False) -> str:
@@ -368,7 +375,7 @@ def _messages(source: str, column: str, value: Any) -> list[dict[str, str]]:
         if missing:
             _refuse(source, f"{where} has no {' and no '.join(sorted(missing))}", hint)
         if unknown:
-            listed = ", ".join(sorted(map(str, unknown)))
+            listed = ", ".join(sorted(map(str, unknown)))[:80]
             _refuse(source, f"{where} has unknown keys ({listed})", hint)
         role = _string(source, f"role of {where}".replace("`", ""), message["role"])
         content = message["content"]

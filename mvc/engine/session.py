@@ -6,6 +6,7 @@ the untrained state of a new model repo.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from mvc.engine import base as bases
 from mvc.engine import state
-from mvc.errors import ConfigError
+from mvc.errors import ConfigError, StateError
 from mvc.settings import Settings
 from mvc.types import FileDigest
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -51,7 +52,7 @@ class Session:
     @contextmanager
     def adapter(self, settings: Settings, folder: Path) -> Iterator[PeftModel]:
         """The base with the adapter of `folder` on it, trainable; checked before it is loaded."""
-        from peft import PeftConfig, get_peft_model
+        from peft import get_peft_model
 
         precision = settings.train.precision
         key = (settings.base.model, settings.base.digest, precision)
@@ -59,13 +60,50 @@ class Session:
             self._base = (key, bases.load_model(self.base(settings), precision))
         base = self._base[1]
         self._base = None
-        config = PeftConfig.from_pretrained(str(folder))
-        config.inference_mode = False
-        model = get_peft_model(base, config)
+        model = get_peft_model(base, _config(folder, settings))
         state.check_adapter(folder, model)
         state.load_adapter(folder, model)
         yield model
-        self._base = (key, model.unload())
+        self._base = (key, _bare(model))
+
+
+def _bare(model: PeftModel) -> PreTrainedModel:
+    """The base without the adapter, as it was: `unload` leaves trained modules_to_save in it."""
+    from peft.utils import ModulesToSaveWrapper
+
+    originals = {
+        name: module.original_module
+        for name, module in model.base_model.model.named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+    }
+    base: PreTrainedModel = model.unload()
+    for name, module in originals.items():
+        base.set_submodule(name, module)
+    return base
+
+
+def _config(folder: Path, settings: Settings) -> LoraConfig:
+    """The stored adapter's shape, trainable, with what mvc.toml may change on a line: dropout.
+
+    Raises:
+        StateError: adapter_config.json is missing, or is no LoRA's.
+    """
+    from peft import LoraConfig
+
+    try:
+        # Not from_pretrained: it asks the hub for a file that is missing here.
+        found = dict(json.loads((folder / state.ADAPTER_CONFIG).read_text()))
+        if found.pop("peft_type") != "LORA":
+            raise ValueError("another kind of adapter than LoRA")
+        config = LoraConfig.from_peft_type(**found)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StateError(
+            f"{state.ADAPTER_CONFIG} of the state cannot be read",
+            "run `mvc fsck`, then `mvc checkout` of a revision that is whole",
+        ) from error
+    config.inference_mode = False
+    config.lora_dropout = settings.lora.dropout
+    return config
 
 
 def create(settings: Settings, root: Path, folder: Path) -> tuple[list[FileDigest], int]:

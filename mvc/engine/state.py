@@ -92,12 +92,25 @@ def write_torch(folder: Path, name: str, value: Any) -> FileDigest:
     """
     import torch
 
+    value = _on_cpu(value)  # a state from a GPU must open on any machine
     with _Hashing(folder / name) as file:
         try:
             torch.save(value, cast("IO[bytes]", file))
         except RuntimeError as error:  # torch's writer hides the disk's error behind its own
             raise file.error or error from error
     return FileDigest(name, file.size_bytes, file.md5.hexdigest(), file.sha256.hexdigest())
+
+
+def _on_cpu(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_on_cpu(each) for each in value)
+    return value
 
 
 def load_torch(path: Path) -> Any:
@@ -320,8 +333,8 @@ def load_optimizer(folder: Path, model: torch.nn.Module, optimizer: torch.optim.
     """
     expected = optimizer_parameters(model, optimizer)
     try:
-        stored = json.loads((folder / PARAMETERS).read_text())
-    except (OSError, ValueError) as error:
+        stored = dict(json.loads((folder / PARAMETERS).read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise StateError(f"{PARAMETERS} of the state cannot be read", _REPAIR) from error
     if stored.get("optimizer") != expected["optimizer"]:
         raise StateError(
@@ -348,6 +361,8 @@ def load_optimizer(folder: Path, model: torch.nn.Module, optimizer: torch.optim.
 def _check_moment(entry: Any, shape: list[int], index: int) -> None:
     import torch
 
+    if not isinstance(entry, dict):
+        raise StateError(f"{OPTIMIZER} holds no moments for parameter {index}", _REPAIR)
     for key, value in entry.items():
         factored = key.endswith(("_row", "_col"))  # Adafactor's, one dimension less
         if (

@@ -51,7 +51,8 @@ class Job(msgspec.Struct, frozen=True):
 
     `data` is a private copy of the batch's file or folder, `state` the folder of the state to go
     on from, `run` the folder for checkpoints. `lifetime_step` counts the steps done before this
-    batch; at 0 the state has no moments yet. `adapter_md5` is the stored adapter's hash.
+    batch; at 0 the state has no moments yet. `adapter_md5` is the stored adapter's hash, `nproc`
+    the number of processes, which decides what a step is.
     """
 
     settings: Settings
@@ -64,12 +65,15 @@ class Job(msgspec.Struct, frozen=True):
     parent: str
     lifetime_step: int
     adapter_md5: str
+    nproc: int = 1
 
     @property
     def key(self) -> str:
         """What a checkpoint of this batch belongs to."""
         shape = msgspec.json.encode(self.settings).decode()
-        return checkpoint.batch_key([self.parent, self.data_md5, self.adapter_md5, shape])
+        return checkpoint.batch_key(
+            [self.parent, self.data_md5, self.adapter_md5, str(self.nproc), shape]
+        )
 
 
 def plan_rows(job: Job, session: Session) -> tuple[rows.Rows, Any]:

@@ -115,7 +115,7 @@ def arguments(train: TrainSettings, output: Path) -> TrainingArguments:
 
     cuda = torch.cuda.is_available()
     try:
-        return TrainingArguments(
+        found = TrainingArguments(
             output_dir=str(output),
             per_device_train_batch_size=train.micro_batch_size,
             gradient_accumulation_steps=train.gradient_accumulation_steps,
@@ -147,6 +147,10 @@ def arguments(train: TrainSettings, output: Path) -> TrainingArguments:
             f"transformers refuses the settings of [train]: {error}",
             "correct [train] in mvc.toml (optimizer, optimizer_args, precision)",
         ) from error
+    # One process on a machine with several GPUs: the Trainer would take them all (DataParallel)
+    # and make another global batch of it. Several GPUs are `--nproc`'s.
+    found._n_gpu = min(found.n_gpu, 1)
+    return found
 
 
 def build(batch: Batch, model: PeftModel, collator: Any) -> BatchTrainer:

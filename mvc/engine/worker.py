@@ -66,9 +66,7 @@ def main(path: str) -> int:
         result = train.run(job, Session(Path(job.root)), progress, stop.exists)
     except MvcError as error:
         if first:
-            _tell(
-                event="error", kind=type(error).__name__, message=error.message, hint=error.hint
-            )
+            _tell(event="error", kind=type(error).__name__, message=error.message, hint=error.hint)
         return 0
     if first:
         _tell(event="result", result=result)

@@ -50,7 +50,8 @@ def begin(
     copy.parent.mkdir(parents=True, exist_ok=True)
     with files.no_space("the old state is whole"):
         if data.path.is_dir():
-            shutil.copytree(data.path, copy)
+            # Hidden files are no part of the batch (`engine.files`).
+            shutil.copytree(data.path, copy, ignore=shutil.ignore_patterns(".*"))
         else:
             shutil.copyfile(data.path, copy)
     from mvc.engine.files import identify
@@ -76,9 +77,16 @@ def _in_progress(found: dict[str, Any], data: DataFile, parent: str, step: int) 
         why = f"batch {name} is in progress at step {step} on commit {old}, which is not HEAD"
         way = f"go back with `mvc checkout {old}` and run the same again"
     else:
-        why = f"mvc.toml or the state changed since {name} was interrupted at step {step}"
-        way = "put mvc.toml back to go on with it"
+        why = f"mvc.toml or --nproc changed since {name} was interrupted at step {step}"
+        way = "put it back to go on"
     return RepoError(f"{why}", f"{way}; {again}")
+
+
+def has_checkpoint(at: Layout) -> bool:
+    """Whether the batch in progress has something to go on from."""
+    from mvc.engine.checkpoint import by_number
+
+    return bool(by_number(at.run / "checkpoints"))
 
 
 def drop(at: Layout) -> None:

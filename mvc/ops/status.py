@@ -14,11 +14,18 @@ from mvc.types import Status
 
 
 def status(at: Layout) -> Status:
-    """Where the repo stands; reads only, and loads DVC only when links alone cannot tell.
+    """Where the repo stands; loads DVC only when links alone cannot tell.
+
+    It only reads, but for finishing a commit or checkout that a killed process left.
 
     Raises:
         RepoError: the repo has no commit.
     """
+    if at.journal.exists() and not locks.holder(at):
+        from mvc.store import workspace
+
+        with locks.Lock(at, "mvc status"):
+            workspace.recover(at)
     branch, commit = tracked.head(at.root)
     if commit is None:
         raise RepoError(

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mvc.errors import Interrupted, RepoError, TrainingFailed
+from mvc.errors import Interrupted, MvcError, RepoError, TrainingFailed
 from mvc.ops import record, run
 from mvc.ops.revision import state_at
 from mvc.settings import Settings
@@ -127,20 +127,23 @@ def _train_one(
         parent=head.commit,
         lifetime_step=head.lifetime_step,
         adapter_md5=adapter_md5,
+        nproc=nproc,
     )
-    copied = run.begin(at, data, head.commit, job.key, restart=restart)
     try:
+        copied = run.begin(at, data, head.commit, job.key, restart=restart)
         if nproc > 1:
             result = launch.run(job, nproc, progress, should_stop)
         else:
             result = engine.run(job, session, progress, should_stop)
-    except TrainingFailed:
-        run.drop(at)
-        raise
     except Interrupted as error:
         raise Interrupted(
             error.message, f"`mvc train {shlex.quote(str(data.path))}` goes on from there"
         ) from None
+    except MvcError as error:
+        # A batch that did not learn is not resumed, and one without a checkpoint never began.
+        if isinstance(error, TrainingFailed) or not run.has_checkpoint(at):
+            run.drop(at)
+        raise
     progress.stage("Committing")
     state = objects.store_folder(
         at,

@@ -25,11 +25,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast, get_args
 
-from mvc import __version__
 from mvc.errors import RepoError, RevisionNotFound
 from mvc.store import git
 from mvc.store.layout import SNAPSHOT_PREFIX
 from mvc.types import Commit, Data, Kind, Loss, Rate, Snapshot
+from mvc.version import VERSION
 
 CURVE_POINTS = 32
 
@@ -116,7 +116,7 @@ def format_message(commit: Commit, body: str | None = None) -> str:
         pairs += [("Rate-First", rate.first), ("Rate-Last", rate.last)]
     pairs += [("Seconds", commit.seconds), ("Rollback-To", commit.rollback_to)]
     pairs += [("Warning", _escape(warning)) for warning in commit.warnings]
-    pairs.append(("Mvc-Version", __version__))
+    pairs.append(("Mvc-Version", VERSION))
     trailers = "\n".join(f"{key}: {value}" for key, value in pairs if value is not None)
     # str(float) is its shortest exact form, as repr is.
     head = _visible(subject.strip()) or batch_subject(commit)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mvc.ops import init
+from mvc.store import config
 from mvc.store.layout import Layout
 from mvc.types import BatchResult, CurvePoint, StepReport
 from tests.tiny import make_base
@@ -89,3 +91,38 @@ def train_one(at: Layout, path: Path, **options: object) -> BatchResult:
 def state_bytes(at: Layout) -> dict[str, bytes]:
     """Every file of current_model/ by name."""
     return {p.name: p.read_bytes() for p in sorted(at.state.iterdir())}
+
+
+@pytest.fixture(scope="session")
+def _trained_once(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repo after three batches; never changed, only copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    at = Layout(init.init(folder / "model", str(tiny_base), sets=SETS).root)
+    for i in range(3):
+        train_one(at, write_batch(folder / f"day-{i}.jsonl", 8 * i))
+    return at.root
+
+
+@pytest.fixture
+def trained(_trained_once: Path, tmp_path: Path, batches: list[Path]) -> Layout:
+    """A model repo after the three `batches`, this test's own: its links are links again."""
+    subprocess.run(["cp", "-a", _trained_once, tmp_path / "model"], check=True)
+    return Layout(tmp_path / "model")
+
+
+def git(at: Layout, *args: str) -> str:
+    """Run git in the repo, as its user would, and return what it printed."""
+    done = subprocess.run(["git", *args], cwd=at.root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def edit(at: Layout, *sets: str) -> None:
+    """Change mvc.toml, as its user would."""
+    at.config.write_text(config.set_values(at.config.read_text(), sets))
+
+
+def sound(at: Layout) -> bool:
+    """Whether no stored object was written through and the workspace is HEAD's."""
+    from mvc.ops import fsck
+
+    return not fsck.fsck(at).findings

@@ -15,14 +15,14 @@ find = s.BY_HASH.get
 
 
 def test_a_jump_is_told_with_its_batch() -> None:
-    assert marks(s.THREE, find) == ("loss jumped: starts at 2.950, @2 ended at 2.118 (+0.832)",)
+    assert marks(s.THREE, find) == ("loss jumped: starts at 2.909, @2 ended at 2.113 (+0.796)",)
 
 
 def test_a_batch_after_a_rollback_is_compared_to_what_was_brought_back() -> None:
     assert before(s.FOUR, find) == s.TWO
     assert jump(s.FOUR, find) is None
-    higher = replace(s.FOUR, loss=Loss(2.62, 2.0, 2.2))  # close to @3, far above @2
-    assert "@2 ended at 2.118" in (jump(higher, find) or "")
+    higher = replace(s.FOUR, loss=Loss(2.62, 2.0, 2.2), curve=())  # close to @3, far above @2
+    assert "@2 ended at 2.113" in (jump(higher, find) or "")
 
 
 def test_a_commit_of_another_hand_is_looked_through() -> None:
@@ -43,9 +43,18 @@ def test_a_commit_of_another_hand_is_looked_through() -> None:
     ],
 )
 def test_what_is_a_jump(last: float, first: float, told: bool) -> None:
-    parent = replace(s.TWO, loss=Loss(3.0, last, 2.5))
-    child = replace(s.THREE, loss=Loss(first, 1.0, 1.0))
+    parent = replace(s.TWO, loss=Loss(3.0, last, 2.5), curve=())
+    child = replace(s.THREE, loss=Loss(first, 1.0, 1.0), curve=())
     assert (jump(child, {parent.commit: parent}.get) is not None) is told
+
+
+def test_one_step_of_hard_rows_is_no_jump() -> None:
+    """The first step's loss alone is 3.0, but an eighth of the curve is compared."""
+    parent = replace(s.TWO, loss=Loss(2.1, 2.0, 2.0), curve=(2.0,) * 32)
+    child = replace(s.THREE, loss=Loss(3.0, 2.0, 2.0), curve=(3.0, *[2.0] * 31))
+    assert jump(child, {parent.commit: parent}.get) is None
+    lost = replace(child, curve=(*[3.0] * 8, *[2.0] * 24))
+    assert jump(lost, {parent.commit: parent}.get) is not None
 
 
 def test_zero_steps_and_zero_rates_are_told() -> None:

@@ -1,0 +1,110 @@
+"""A model repo for scripts: the verbs as methods, what `mvc.open` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mvc.store.layout import Layout
+from mvc.types import SILENT, Progress, ShouldStop, never_stop
+
+if TYPE_CHECKING:
+    from mvc.types import (
+        BatchPlan,
+        BatchResult,
+        CheckoutResult,
+        Commit,
+        CommitDetail,
+        FsckResult,
+        Snapshot,
+        Status,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model repo. Methods are the verbs of the command line and raise the same errors."""
+
+    layout: Layout
+    progress: Progress = SILENT
+
+    def train(
+        self,
+        files: Sequence[str | Path],
+        *,
+        again: bool = False,
+        message: str | None = None,
+        nproc: int = 1,
+        restart: bool = False,
+        should_stop: ShouldStop = never_stop,
+    ) -> Iterator[BatchResult]:
+        """`mvc.ops.train.train`: one batch and one commit per file, as it is iterated."""
+        from mvc.ops import train
+
+        return train.train(
+            self.layout,
+            [Path(file) for file in files],
+            again=again,
+            message=message,
+            nproc=nproc,
+            restart=restart,
+            progress=self.progress,
+            should_stop=should_stop,
+        )
+
+    def plan(self, files: Sequence[str | Path], dump: str | Path | None = None) -> list[BatchPlan]:
+        """`mvc.ops.train.dry_run`: what the files would be as batches; changes nothing."""
+        from mvc.ops import train
+
+        paths = [Path(file) for file in files]
+        return train.dry_run(self.layout, paths, dump=Path(dump) if dump else None)
+
+    def status(self) -> Status:
+        """`mvc.ops.status.status`: where the repo stands."""
+        from mvc.ops import status
+
+        return status.status(self.layout)
+
+    def log(self, rev: str = "HEAD", limit: int | None = None) -> list[Commit]:
+        """`mvc.ops.log.log`: the commits of a line, newest first."""
+        from mvc.ops import log
+
+        return log.log(self.layout, rev, limit)
+
+    def show(self, rev: str = "HEAD") -> CommitDetail:
+        """`mvc.ops.show.show`: one commit whole."""
+        from mvc.ops import show
+
+        return show.show(self.layout, rev)
+
+    def snapshot(self, message: str | None = None) -> Snapshot:
+        """`mvc.ops.snapshot.snapshot`: pins today."""
+        from mvc.ops import snapshot
+
+        return snapshot.snapshot(self.layout, message)
+
+    def snapshots(self) -> list[Snapshot]:
+        """`mvc.ops.snapshot.snapshots`: all pins, newest day first."""
+        from mvc.ops import snapshot
+
+        return snapshot.snapshots(self.layout)
+
+    def checkout(self, rev: str) -> CheckoutResult:
+        """`mvc.ops.checkout.checkout`: puts a revision's state into current_model/."""
+        from mvc.ops import checkout
+
+        return checkout.checkout(self.layout, rev, progress=self.progress)
+
+    def rollback(self, rev: str, message: str | None = None) -> CheckoutResult:
+        """`mvc.ops.rollback.rollback`: a new commit with that revision's state."""
+        from mvc.ops import rollback
+
+        return rollback.rollback(self.layout, rev, message=message, progress=self.progress)
+
+    def fsck(self) -> FsckResult:
+        """`mvc.ops.fsck.fsck`: checks every stored object and every commit."""
+        from mvc.ops import fsck
+
+        return fsck.fsck(self.layout, self.progress)
