@@ -11,7 +11,9 @@
     │   ├── ObjectCorrupt         a stored object does not match its hash
     │   ├── LockHeld              another writer works in this repo
     │   ├── DiskFull              no space left; nothing was changed
+    │   ├── SignatureError        a commit or tag is unsigned, or signed by a stranger
     │   └── RemoteError           a git or DVC remote failed
+    │       └── Diverged          both sides have commits that the other lacks
     ├── EngineError               training
     │   ├── BaseModelError        the base model cannot be found, read, or is another one
     │   ├── StateError            the stored state does not fit the model
@@ -91,6 +93,14 @@ class DiskFull(StoreError):
 
 class RemoteError(StoreError):
     """A git or DVC remote failed."""
+
+
+class Diverged(RemoteError):
+    """Both sides have commits that the other lacks; the hint names the ways out."""
+
+
+class SignatureError(StoreError):
+    """A commit or tag is unsigned, or signed by somebody whom this machine does not trust."""
 
 
 class EngineError(MvcError):

@@ -116,6 +116,9 @@ class Progress(Protocol):
     def step(self, report: StepReport) -> None:
         """A logging step is done."""
 
+    def transfer(self, text: str, done_bytes: int, total_bytes: int) -> None:
+        """`done_bytes` of a transfer ("Sending 12 objects") are there; the first call begins it."""
+
     def note(self, text: str) -> None:
         """A fact the user should read (a branch was started, a batch resumed, rows truncated)."""
 
@@ -133,6 +136,9 @@ class Silent:
         """Show nothing."""
 
     def step(self, report: StepReport) -> None:
+        """Show nothing."""
+
+    def transfer(self, text: str, done_bytes: int, total_bytes: int) -> None:
         """Show nothing."""
 
     def note(self, text: str) -> None:
@@ -272,6 +278,48 @@ class Snapshot:
     message: str
 
 
+# --- sharing ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Where a model repo is shared. URLs are as configured; show them through `remotes.masked`.
+
+    `git_url` or `data_url` is None where only the other half is configured: a plain `git remote`
+    or a plain `dvc remote`. `default` is DVC's default remote.
+    """
+
+    name: str
+    git_url: str | None
+    data_url: str | None
+    default: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One object that a commit needs.
+
+    `size_bytes` and `sha256` are what the commit vouches for (None where it says nothing), `path`
+    is the file's name in the repo (`current_model/optimizer.pt`) and `commit` the first commit
+    that names it, both for messages.
+    """
+
+    md5: str
+    size_bytes: int | None
+    sha256: str | None
+    path: str
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What a push or fetch of objects moved; `num_present` were there already."""
+
+    num_objects: int
+    num_bytes: int
+    num_present: int
+
+
 # --- results of verbs ---------------------------------------------------------------------------
 
 
@@ -324,14 +372,15 @@ class RunInfo:
 class Status:
     """Where the repo stands.
 
-    `state` compares current_model/ with HEAD: `clean`, `modified`, `missing`. `unpushed` is None
+    `state` compares current_model/ with HEAD: `clean`, `modified`, `missing`, or `partial` where
+    only files are missing that were not fetched either. `unpushed` is None
     without a remote, else the number of commits that the remote's branch lacks.
     """
 
     root: Path
     branch: str | None
     head: Commit
-    state: Literal["clean", "modified", "missing"]
+    state: Literal["clean", "modified", "missing", "partial"]
     changed_files: tuple[str, ...]
     run: RunInfo | None
     unpushed: int | None

@@ -1,9 +1,10 @@
 """Dying by SIGKILL at a chosen moment: the machinery of every kill test.
 
 A moment is an audit event that changes something: a file opened for writing, a rename, a link, a
-removal, a new folder, a process started, or a mark of the test's own (`STEP`). The function runs in a forked child that leads its own
-process group; at the N-th event the whole group dies. When that event starts a process, the kill
-waits a moment, so that it meets git in the middle of its work.
+removal, a new folder, a process started, or a mark of the test's own (`STEP`). The function runs
+in a forked child that leads its own process group; at the N-th event the whole group dies. When
+that event starts a process, the kill waits a moment, so that it meets git in the middle of its
+work.
 """
 
 from __future__ import annotations

@@ -71,6 +71,8 @@ def build(
     from transformers import get_scheduler
 
     try:
+        if train.schedule_args and train.schedule in ("constant", "constant_with_warmup"):
+            raise TypeError("it takes none")  # transformers drops them without a word
         scheduler: LambdaLR = get_scheduler(
             train.schedule,
             optimizer=optimizer,
@@ -78,7 +80,10 @@ def build(
             num_training_steps=horizon(train, num_batch_steps),
             scheduler_specific_kwargs=dict(train.schedule_args),
         )
-    except (TypeError, ValueError) as error:
+        # From its first position on: the warm-up looks at no argument.
+        for at in (position, train.warmup_steps + 1):
+            scheduler.lr_lambdas[0](at)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(
             f"the {train.schedule} schedule does not take train.schedule_args = "
             f"{dict(train.schedule_args)}: {error}",

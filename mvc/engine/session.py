@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mvc.engine import base as bases
 from mvc.engine import state
 from mvc.errors import ConfigError, StateError
-from mvc.settings import Settings
+from mvc.settings import LoraSettings, Settings
 from mvc.types import FileDigest
 
 if TYPE_CHECKING:
@@ -106,6 +106,15 @@ def _config(folder: Path, settings: Settings) -> LoraConfig:
     return config
 
 
+def _check_names(model: PreTrainedModel, lora: LoraSettings) -> None:
+    # PEFT is content when one of several names fits, and never looks at modules_to_save.
+    names = [name for name, _ in model.named_modules()]
+    targets = lora.target_modules if isinstance(lora.target_modules, list) else []
+    for wanted in [*targets, *lora.modules_to_save]:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
+            raise ValueError(f"it has no module {wanted}")
+
+
 def create(settings: Settings, root: Path, folder: Path) -> tuple[list[FileDigest], int]:
     """The untrained state: the adapter from the seed, the tokenizer, no moments yet.
 
@@ -134,6 +143,7 @@ def create(settings: Settings, root: Path, folder: Path) -> tuple[list[FileDiges
     )
     set_seed(settings.train.seed)
     try:
+        _check_names(model, lora)
         with bases.quiet():
             adapted = get_peft_model(model, config)
     except ValueError as error:

@@ -19,7 +19,7 @@ from transformers import (
 
 from mvc.engine import base as bases
 from mvc.engine import rows, schedule, state
-from mvc.errors import ConfigError, TrainingFailed
+from mvc.errors import ConfigError, MissingExtra, TrainingFailed
 from mvc.settings import TrainSettings
 from mvc.types import FileDigest
 
@@ -46,6 +46,31 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
     """A Trainer that goes on from a state instead of beginning."""
 
     batch: Batch
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the optimizer that mvc.toml names.
+
+        Raises:
+            ConfigError: it does not take `optimizer_args`.
+            MissingExtra: it lies in a package that is not installed.
+        """
+        how = self.batch.train
+        try:
+            optimizer = super().create_optimizer(*args, **kwargs)
+        except ImportError as error:
+            raise MissingExtra(
+                f'train.optimizer = "{how.optimizer}" needs a package that is not installed',
+                "install it, or choose another train.optimizer in mvc.toml",
+            ) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise _wrong_arguments(how, str(error)) from error
+        if optimizer is not None and type(optimizer).__module__.startswith("torch.optim"):
+            # transformers passes on what it knows and drops the rest without a word.
+            for pair in filter(None, how.optimizer_args.replace(" ", "").split(",")):
+                name, _, value = pair.partition("=")
+                if not _is_set(optimizer.defaults.get(name), value):
+                    raise _wrong_arguments(how, f"it does not take {pair}")
+        return optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -151,6 +176,23 @@ def arguments(train: TrainSettings, output: Path) -> TrainingArguments:
     # and make another global batch of it. Several GPUs are `--nproc`'s.
     found._n_gpu = min(found.n_gpu, 1)
     return found
+
+
+def _is_set(found: Any, value: str) -> bool:
+    if isinstance(found, bool):
+        return found == (value.lower() in ("true", "1", "yes"))
+    try:
+        return float(found) == float(value)
+    except (TypeError, ValueError):
+        return False
+
+
+def _wrong_arguments(train: TrainSettings, why: str) -> ConfigError:
+    return ConfigError(
+        f'the optimizer {train.optimizer} refuses train.optimizer_args = "{train.optimizer_args}": '
+        f"{why}",
+        'correct it in mvc.toml; it is a list such as "momentum=0.9,nesterov=true"',
+    )
 
 
 def build(batch: Batch, model: PeftModel, collator: Any) -> BatchTrainer:

@@ -39,6 +39,8 @@ class _Telling:
     def step(self, report: StepReport) -> None:
         _tell(event="step", report=report)
 
+    def transfer(self, text: str, done_bytes: int, total_bytes: int) -> None: ...  # never here
+
     def note(self, text: str) -> None:
         _tell(event="note", text=text)
 

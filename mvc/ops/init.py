@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from datetime import datetime
@@ -44,8 +45,7 @@ def init(
         ConfigError: a wrong key or value in `sets`, or LoRA fits no module of the base.
     """
     if directory.is_dir() and any(directory.iterdir()):
-        what = "is a model repo already" if (directory / layout.CONFIG).exists() else "is not empty"
-        raise RepoError(f"{directory} {what}", "name a new folder: `mvc init DIR --base ...`")
+        raise _occupied(directory)
     if directory.exists() and not directory.is_dir():
         raise RepoError(f"{directory} is a file", "name a new folder: `mvc init DIR --base ...`")
     # A wrong --set must not cost the wait for a base, nor leave anything behind.
@@ -60,7 +60,12 @@ def init(
         BaseSettings(model=ref, revision=found.revision, digest=found.digest), sets
     )
     existed = directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RepoError(
+            f"{directory} cannot be made: {error.strerror}", "name a folder that you may write to"
+        ) from error
     try:
         return _build(Layout(directory.resolve()), text, now, progress)
     except BaseException:
@@ -72,8 +77,29 @@ def init(
         raise
 
 
+def _occupied(directory: Path) -> RepoError:
+    """What a folder that is not empty is, and the way out."""
+    name = shlex.quote(str(directory))
+    if not (directory / layout.PRIVATE).is_dir():
+        what, way = "is not empty", "name a new folder: `mvc init DIR --base ...`"
+        if (directory / layout.CONFIG).exists():
+            what = "is a model repo already"
+    elif not git.try_read(
+        directory, f"--git-dir={directory / '.git'}", "rev-parse", "-q", "--verify", "HEAD^{commit}"
+    ):
+        what = "is what an interrupted `mvc init` left"
+        way = f"`rm -r {name}`, then run the same `mvc init` again"
+    elif (directory / layout.CONFIG).exists():
+        what, way = "is a model repo already", "name a new folder: `mvc init DIR --base ...`"
+    else:
+        what = f"is a model repo without {layout.CONFIG}"
+        way = f"`git -C {name} checkout HEAD -- {layout.CONFIG}` brings it back"
+    return RepoError(f"{directory} {what}", way)
+
+
 def _build(at: Layout, text: str, now: datetime | None, progress: Progress) -> InitResult:
     settings = config.parse(text)
+    at.private.mkdir()  # first, so that what a killed init leaves can be told from a user's folder
     git.write(at.root, "init", "--quiet", "--initial-branch=main")
     objects.init(at)
     folder = at.run / "state"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from mvc.errors import RepoError
-from mvc.store import history, pointers
+from mvc.store import git, history, pointers
 from mvc.store.layout import BATCH_POINTER, STATE_POINTER, Layout
-from mvc.types import Pointer, Resolved
+from mvc.types import Commit, Pointer, Resolved
 
 
 def resolve(at: Layout, spec: str, now: datetime | None = None) -> Resolved:
@@ -34,6 +34,30 @@ def state_at(at: Layout, commit: str) -> Pointer:
             "`mvc log` lists the commits that do",
         )
     return found
+
+
+def made_by_mvc(at: Layout, commit: str) -> Commit:
+    """The commit itself; for one made by hand, ours on its line whose state it has.
+
+    A hand's commit (an edit of mvc.toml, a `git revert`) has no trailers; the counters that
+    belong to its state stand in the commit that made the state. The nearest of ours counts where
+    the state is new too.
+
+    Raises:
+        RepoError: the commit holds no state, or mvc made no commit of its line.
+    """
+    found = history.commit(at.root, commit)
+    if found.kind != "other":
+        return found
+    md5 = state_at(at, commit).md5.encode()
+    ours = [each for each in history.log(at.root, commit) if each.kind != "other"]
+    if not ours:
+        raise RepoError(
+            "no commit of this line was made by mvc", "`mvc log --json` shows what is there"
+        )
+    texts = git.cat(at.root, [f"{each.commit}:{STATE_POINTER}" for each in ours])
+    same = (each for each, text in zip(ours, texts, strict=True) if text and md5 in text)
+    return next(same, ours[0])
 
 
 def batch_at(at: Layout, commit: str) -> Pointer | None:

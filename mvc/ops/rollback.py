@@ -9,8 +9,8 @@ from datetime import datetime
 from mvc.errors import RepoError
 from mvc.ops import record
 from mvc.ops.checkout import refuse_dirty
-from mvc.ops.revision import batch_at, resolve, state_at
-from mvc.store import config, history, layout, workspace
+from mvc.ops.revision import batch_at, made_by_mvc, resolve, state_at
+from mvc.store import config, history, layout, pointers, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, CheckoutResult, Commit, Progress
@@ -45,16 +45,18 @@ def rollback(
                 "HEAD is on no branch, so there is none to roll back",
                 f"`mvc checkout main` first, or `git switch -c NAME {found.commit[:10]}`",
             )
-        target = history.commit(at.root, found.commit)
+        target, made = history.commit(at.root, found.commit), made_by_mvc(at, found.commit)
         state, batch = state_at(at, target.commit), batch_at(at, target.commit)
-        if state.md5 == state_at(at, head).md5:
+        now_stored = dict(e[:2] for e in pointers.entries(at, state_at(at, head)))
+        to_come = dict(e[:2] for e in pointers.entries(at, state))
+        if now_stored == to_come:
             raise RepoError(
                 f"{branch} has the state of {rev} already",
                 "`mvc log` shows where it stands",
             )
         settings = config.load(at)
-        line = history.file_at(at.root, target.commit, layout.CONFIG) or b""
-        config.check_line(settings, config.parse(line.decode(), f"mvc.toml of {target.short}"))
+        line = history.file_at(at.root, made.commit, layout.CONFIG) or b""
+        config.check_line(settings, config.parse(line.decode(), f"mvc.toml of {made.short}"))
         new = Commit(
             commit="",
             parents=(head,),
@@ -62,7 +64,7 @@ def rollback(
             batch=None,
             time=now or datetime.now(config.zone(settings)),
             message=history.rollback_subject(target),
-            lifetime_step=target.lifetime_step,
+            lifetime_step=made.lifetime_step,
             rollback_to=target.commit,
         )
         files: dict[str, bytes | None] = {
@@ -86,5 +88,5 @@ def rollback(
         commit=replace(history.commit(at.root, commit), rollback_to=target.commit),
         resolved=found,
         branch=branch,
-        num_files_changed=state.num_files,
+        num_files_changed=len({path for path, _ in now_stored.items() ^ to_come.items()}),
     )

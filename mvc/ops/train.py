@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mvc.errors import Interrupted, MvcError, RepoError, TrainingFailed
+from mvc.errors import Interrupted, MvcError, RepoError, StoreError, TrainingFailed
 from mvc.ops import record, run
-from mvc.ops.revision import state_at
+from mvc.ops.revision import made_by_mvc, state_at
 from mvc.settings import Settings
 from mvc.store import config, history, layout, objects, pointers, workspace
 from mvc.store.layout import Layout
@@ -89,6 +90,11 @@ def train(
         with Lock(at, f"mvc train {shlex.quote(str(data.path))}"):
             if done := workspace.recover(at):
                 progress.note(done)
+            if workspace.head(at.root)[1] is None:
+                raise RepoError(
+                    "this repo has no commit yet; its `mvc init` was interrupted",
+                    "delete the folder and run `mvc init` again",
+                )
             found = None if again else history.find_batch(at.root, data.md5)
             if found:
                 run.drop_of(at, data, found.parents)
@@ -114,6 +120,7 @@ def _train_one(
     settings = config.load(at)
     config_text = at.config.read_bytes()
     branch, parent = workspace.head(at.root)
+    assert parent is not None  # `train` has looked
     head = _head(at, parent, settings)
     adapter_md5 = _clean_state(at, head, progress)
     job = engine.Job(
@@ -184,32 +191,18 @@ def _train_one(
     )
 
 
-def _head(at: Layout, parent: str | None, settings: Settings) -> Commit:
+def _head(at: Layout, parent: str, settings: Settings) -> Commit:
     """HEAD's commit, once it is sure that mvc.toml asks for nothing that it cannot go on with."""
-    if parent is None:
-        raise RepoError(
-            "this repo has no commit yet; its `mvc init` was interrupted",
-            "delete the folder and run `mvc init` again",
-        )
-    line = history.file_at(at.root, parent, layout.CONFIG)
+    made = made_by_mvc(at, parent)
+    line = history.file_at(at.root, made.commit, layout.CONFIG)
     if line is None:
         raise RepoError(
-            f"commit {parent[:10]} holds no {layout.CONFIG}",
+            f"commit {made.short} holds no {layout.CONFIG}",
             "`mvc checkout` a commit that `mvc log` lists, then train from there",
         )
-    config.check_line(settings, config.parse(line.decode(), f"mvc.toml of {parent[:10]}"))
-    head = history.commit(at.root, parent)
-    if head.kind != "other":
-        return head
-    # A commit made by hand (an edit of mvc.toml, say) has the state of the nearest one of ours.
-    for commit in history.log(at.root, parent):
-        if commit.kind != "other":
-            from dataclasses import replace
-
-            return replace(commit, commit=parent)
-    raise RepoError(
-        "no commit of this line was made by mvc", "`mvc log --json` shows what is there"
-    )
+    # What a later commit by hand says there is the user's wish, not what the line was trained with.
+    config.check_line(settings, config.parse(line.decode(), f"mvc.toml of {made.short}"))
+    return replace(made, commit=parent)
 
 
 def _clean_state(at: Layout, head: Commit, progress: Progress) -> str:
@@ -229,7 +222,8 @@ def _clean_state(at: Layout, head: Commit, progress: Progress) -> str:
     if changed:
         objects.link(at, found)
         progress.note(f"{layout.STATE}/ was brought back to HEAD's state")
-    return next(md5 for path, md5, _ in pointers.entries(at, found) if path.endswith("safetensors"))
+    stored = {path: md5 for path, md5, _ in pointers.entries(at, found)}
+    return stored.get("adapter_model.safetensors", "")  # without one the engine says what is wrong
 
 
 def _commit_of(
@@ -258,8 +252,6 @@ def _commit_of(
         curve=tuple(losses),
         warnings=result.warnings,
     )
-    from dataclasses import replace
-
     return replace(new, message=history.batch_subject(new))
 
 
@@ -267,7 +259,8 @@ def _new_branch(at: Layout, head: Commit) -> str:
     """A name for the branch that a batch starts on a detached HEAD."""
     from mvc.store import git
 
-    stem = f"from-{head.snapshots[0]}" if head.snapshots else f"from-batch-{head.batch or 0}"
+    at_batch = head.short if head.batch is None else f"batch-{head.batch}"
+    stem = f"from-{head.snapshots[0] if head.snapshots else at_batch}"
     taken = set(git.read(at.root, "for-each-ref", "--format=%(refname:short)").splitlines())
     name, number = stem, 2
     while name in taken:
@@ -295,6 +288,7 @@ def dry_run(
 
     Raises:
         DataError: a file cannot be a batch.
+        StoreError: `dump` cannot be written.
     """
     from mvc.engine import files, ranks, rows
     from mvc.engine.session import Session
@@ -330,5 +324,10 @@ def dry_run(
             lines.append(json.dumps(row))
     progress.stop()
     if dump:
-        dump.write_text("".join(f"{line}\n" for line in lines))
+        try:
+            dump.write_text("".join(f"{line}\n" for line in lines))
+        except OSError as error:
+            raise StoreError(
+                f"{dump} cannot be written: {error.strerror}", "name a file in a folder of yours"
+            ) from error
     return plans

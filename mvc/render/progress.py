@@ -41,6 +41,7 @@ class Lines:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
+        self._sent: tuple[str, int] | None = None
 
     def _say(self, text: str) -> None:
         self._file.write(text + "\n")
@@ -59,12 +60,22 @@ class Lines:
         """One line a logging step."""
         self._say(line(report))
 
+    def transfer(self, text: str, done_bytes: int, total_bytes: int) -> None:
+        """One line each tenth of the way."""
+        tenth = 10 * done_bytes // total_bytes if total_bytes else 10
+        before = self._sent[1] if self._sent and self._sent[0] == text else -1
+        if tenth > before:
+            self._sent = (text, tenth)
+            told = f"{fmt.size(done_bytes)} of {fmt.size(total_bytes)}"
+            self._say(f"{fmt.plain(text)}: {told} ({10 * min(tenth, 10)} %)")
+
     def note(self, text: str) -> None:
         """A fact, as it is."""
         self._say(fmt.plain(text))
 
     def stop(self) -> None:
         """Lines need no taking down."""
+        self._sent = None
 
 
 class Bars:
@@ -77,6 +88,7 @@ class Bars:
         self._spinner: Spinner | None = None
         self._bar: Bar | None = None
         self._task: TaskID | None = None
+        self._moving = ""
 
     def stage(self, text: str) -> None:
         """Show a spinner with `text` until the next event."""
@@ -111,6 +123,33 @@ class Bars:
                 shown.append(f"{fmt.duration(report.seconds_left)} left")
             self._bar.update(self._task, completed=report.point.step, figures="  ".join(shown))
 
+    def transfer(self, text: str, done_bytes: int, total_bytes: int) -> None:
+        """Show or move the bar of a transfer, in bytes."""
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+        from rich.progress import Progress as Bar
+
+        if self._bar is None or self._task is None or self._moving != text:
+            self.stop()
+            self._moving = text
+            self._bar = Bar(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=None),
+                DownloadColumn(),
+                *([TransferSpeedColumn()] if self._console.width >= 80 else []),
+                TimeRemainingColumn(),
+                console=self._console,
+                expand=True,
+            )
+            self._task = self._bar.add_task(fmt.shorten(fmt.plain(text), 32), total=total_bytes)
+            self._bar.start()
+        self._bar.update(self._task, completed=done_bytes, total=total_bytes)
+
     def note(self, text: str) -> None:
         """A fact above the bar."""
         self._console.print(fmt.plain(text))
@@ -122,3 +161,4 @@ class Bars:
         if self._bar is not None:
             self._bar.stop()
         self._spinner = self._bar = self._task = None
+        self._moving = ""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mvc.errors import DiskFull
-from mvc.store.git import GitFailed
+from mvc.store.git import NO_ROOM, GitFailed
 
 TEMPORARY = ".mvc-"
 """Names that begin so are half-written files of a killed process; nobody misses them."""
@@ -76,7 +76,8 @@ def no_space(what: str = "nothing was changed") -> Iterator[None]:
     """Turn "no space left", from the system, from git or from DVC's database, into DiskFull.
 
     Args:
-        what: What holds in spite of it, for the message.
+        what: What holds in spite of it, for the message; the outermost one counts, because it
+            knows what was done before.
 
     Raises:
         DiskFull: instead of the foreign error.
@@ -89,14 +90,17 @@ def no_space(what: str = "nothing was changed") -> Iterator[None]:
         raise DiskFull(
             f"no space is left on the device; {what}",
             "free some space (`df -h .` shows how much there is), then run the same command again",
-        ) from error
+        ) from (error.__cause__ if isinstance(error, DiskFull) else error)
 
 
 def _is_full(error: Exception) -> bool:
+    if isinstance(error, DiskFull):
+        return True
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, GitFailed):
-        return any(s in error.stderr for s in ("No space left on device", "quota exceeded"))
+        told = ("No space left on device", "Out of diskspace", "quota exceeded", NO_ROOM)
+        return any(text in error.stderr for text in told)
     import sqlite3
 
     return isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error)

@@ -30,6 +30,9 @@ _ENV = {
 # (git-config(1), core.fsync).
 _DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync", "-c", "gc.auto=0")
 
+NO_ROOM = "(the disk is full)"
+_ROOM_BYTES = 64 * 1024
+
 
 class GitFailed(StoreError):
     """git ended with an error; `status` is its exit code and `stderr` what it said."""
@@ -40,6 +43,7 @@ class GitFailed(StoreError):
             f"git {args[0] if args else ''} failed: {last.removeprefix('fatal: ')}",
             "run `mvc status` to see where the repo stands, or `git fsck` to check it",
         )
+        self.args = (list(args), status, stderr)  # so that it can be pickled
         self.status = status
         self.stderr = stderr
 
@@ -136,8 +140,15 @@ def write(
             )
         except git.GitCommandError as error:
             status = error.status if isinstance(error.status, int) else 1
-            raise GitFailed(args, status, str(error.stderr)) from error
+            raise GitFailed(args, status, str(error.stderr) + _no_room(root, error)) from error
     return str(out)
+
+
+def _no_room(root: Path, error: Exception) -> str:
+    """`NO_ROOM` where git could not write and the disk is full: of a ref it does not say why."""
+    disk = os.statvfs(root)
+    full = disk.f_bavail * disk.f_frsize < _ROOM_BYTES
+    return f" {NO_ROOM}" if full and "write" in str(error) else ""
 
 
 def identity(root: Path) -> dict[str, str]:

@@ -18,19 +18,21 @@ from mvc.store.layout import Layout
 class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is being done.
 
-    `promote` moves the branch `ref` from `was` (None: it is created) to `new`; `checkout` moves
-    HEAD. `old` is the commit that the workspace stands on (None: none yet), `new` the one it shall
+    `promote` and `pull` move the branch `ref` from `was` (None: it is created) to `new`; `checkout`
+    moves HEAD. `old` is the commit that the workspace stands on (None: none yet), `new` the one it shall
     stand on. `ref` is the full name of the branch that HEAD shall name; empty: HEAD is detached.
-    `head` is what HEAD named before: a full branch name or a commit. `pid` is the writer.
+    `head` is what HEAD named before: a full branch name or a commit. `pid` is the writer. With
+    `partial` only those files are linked whose objects are here (`pull --adapter-only`).
     """
 
-    op: Literal["promote", "checkout"]
+    op: Literal["promote", "checkout", "pull"]
     was: str | None
     old: str | None
     new: str
     ref: str
     head: str
     pid: int
+    partial: bool = False
 
 
 def write(layout: Layout, journal: Journal) -> None:

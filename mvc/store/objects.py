@@ -49,6 +49,7 @@ __all__ = [
     "hash_folder",
     "init",
     "link",
+    "link_present",
     "looks_clean",
     "missing",
     "object_path",
@@ -168,6 +169,17 @@ def link(layout: Layout, pointer: Pointer, *, overwrite: bool = True) -> int:
     require(layout, pointer, None)
     wanted = {path: md5 for path, md5, _ in entries(layout, pointer)}
     return _lay(layout, pointer.path, wanted, overwrite)
+
+
+def link_present(layout: Layout, pointer: Pointer) -> int:
+    """Like `link`, for a stored folder of which only some objects are here: the others are left
+    out of the workspace, so that nothing there belongs to another commit."""
+    absent = set(missing(layout, pointer))
+    if pointer.md5 in absent:
+        return unlink(layout, pointer.path)
+    listed = entries(layout, pointer)
+    wanted = {path: md5 for path, md5, _ in listed if path not in absent}
+    return _lay(layout, pointer.path, wanted, True)
 
 
 def unlink(layout: Layout, name: str) -> int:

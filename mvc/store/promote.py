@@ -138,7 +138,8 @@ def settle(layout: Layout, journal: Journal) -> int:
         git.write(root, "symbolic-ref", "-m", f"mvc: {journal.op}", "HEAD", journal.ref)
     tracked.bring(layout, journal.old, journal.new)
     pointers = tracked.pointers_of(root, journal.new)
-    count = sum(objects.link(layout, pointer) for pointer in pointers)
+    link = objects.link_present if journal.partial else objects.link
+    count = sum(link(layout, pointer) for pointer in pointers)
     for name in {STATE, BATCH} - {pointer.path for pointer in pointers}:
         if _held(layout, journal.old, name):
             count += objects.unlink(layout, name)
@@ -172,7 +173,7 @@ def recover(layout: Layout) -> str | None:
     head = tracked.head_name(root)
     ref = tracked.commit_of(root, journal.ref) if journal.ref else None
     short = journal.new[:10]
-    if journal.op == "promote":
+    if journal.op != "checkout":
         reached, untouched = ref == journal.new, ref == journal.was
         ours = head in (journal.head, journal.ref)
     else:

@@ -1,12 +1,13 @@
 """The workspace: what HEAD is, what would be lost, and moving to another commit.
 
-Owns `checkout` and `dirty`; a new commit is `promote`'s. Refuses to touch anything before it is
-sure that it can finish: every object there, no edit of the user in the way.
+Owns `checkout`, `advance` and `dirty`; a new commit is `promote`'s. Refuses to touch anything
+before it is sure that it can finish: every object there, no edit of the user in the way.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from mvc.errors import RepoError, StoreError
 from mvc.store import git, objects, tracked
@@ -25,9 +26,11 @@ from mvc.store.layout import (
 )
 from mvc.store.promote import NewCommit, promote, recover, settle
 from mvc.store.tracked import head, pointers_of
+from mvc.types import Pointer
 
 __all__ = [
     "NewCommit",
+    "advance",
     "checkout",
     "dirty",
     "head",
@@ -56,27 +59,14 @@ def checkout(layout: Layout, commit: str, branch: str | None) -> int:
         ObjectMissing: an object is not in the cache. In both cases nothing was touched.
     """
     root = layout.root
-    pointers = pointers_of(root, commit)
-    if not any(pointer.path == STATE for pointer in pointers):
-        raise RepoError(
-            f"commit {commit[:10]} holds no model state (no {STATE_POINTER})",
-            "choose another commit with `mvc log`",
-        )
-    for pointer in pointers:
+    for pointer in _state_and_batch(root, commit):
         objects.require(layout, pointer, commit)
     ref = f"refs/heads/{branch}" if branch else ""
     if ref and tracked.commit_of(root, ref) != commit:
         raise StoreError(
             f"branch {branch} is not at commit {commit[:10]}", "run the same command again"
         )
-    here = tracked.commit_of(root, "HEAD")
-    edited, staged = tracked.foreign(root, tracked.changes(root, here, commit))
-    in_the_way = sorted(edited | staged)
-    if in_the_way:
-        raise RepoError(
-            f"{', '.join(in_the_way)}: your change there would be overwritten",
-            "commit it with `git commit`, or put it aside with `git stash`, and try again",
-        )
+    here = _clear_way(root, commit)
     before = tracked.head_name(root)
     journal = Journal(
         op="checkout", was=None, old=here, new=commit, ref=ref, head=before, pid=os.getpid()
@@ -97,6 +87,80 @@ def checkout(layout: Layout, commit: str, branch: str | None) -> int:
         return settle(layout, journal)
 
 
+def advance(layout: Layout, commit: str, branch: str, words: str, *, partial: bool = False) -> int:
+    """Move `branch`, on which HEAD stands, to `commit`, and the workspace with it.
+
+    The caller has made sure that no commit is lost by it. At the branch's own commit it only
+    brings the files that are missing.
+
+    Args:
+        layout: The repo.
+        commit: A full commit hash.
+        branch: HEAD's branch; it is created where it has no commit yet.
+        words: For the reflog.
+        partial: Only the files whose objects are in the cache are needed, the others left out.
+
+    Returns:
+        The number of files linked or removed in the stored folders.
+
+    Raises:
+        RepoError: the commit has no state, or an edit of a tracked file is in the way.
+        ObjectMissing: an object is not in the cache. In both cases nothing was touched.
+        StoreError: HEAD or the branch moved meanwhile; nothing was changed.
+    """
+    root, ref = layout.root, f"refs/heads/{branch}"
+    for pointer in _state_and_batch(root, commit):
+        if not partial:
+            objects.require(layout, pointer, commit)
+    here = _clear_way(root, commit)
+    before, was = tracked.head_name(root), tracked.commit_of(root, ref)
+    if before != ref or was != here:
+        raise StoreError(f"HEAD left branch {branch} meanwhile", "run the same command again")
+    journal = Journal(
+        op="pull",
+        was=was,
+        old=here,
+        new=commit,
+        ref=ref,
+        head=before,
+        pid=os.getpid(),
+        partial=partial,
+    )
+    with no_space("the next command finishes this pull"):
+        journals.write(layout, journal)
+        try:
+            if was != commit:
+                git.write(root, "update-ref", "-m", words, ref, commit, was or "0" * 40)
+        except git.GitFailed:
+            journals.clear(layout)
+            raise
+        return settle(layout, journal)
+
+
+def _state_and_batch(root: Path, commit: str) -> tuple[Pointer, ...]:
+    """The commit's pointers, the state's among them."""
+    pointers = pointers_of(root, commit)
+    if not any(pointer.path == STATE for pointer in pointers):
+        raise RepoError(
+            f"commit {commit[:10]} holds no model state (no {STATE_POINTER})",
+            "choose another commit with `mvc log`",
+        )
+    return pointers
+
+
+def _clear_way(root: Path, commit: str) -> str | None:
+    """HEAD's commit, once it is sure that no edit of the user lies between it and `commit`."""
+    here = tracked.commit_of(root, "HEAD")
+    edited, staged = tracked.foreign(root, tracked.changes(root, here, commit))
+    in_the_way = sorted(edited | staged)
+    if in_the_way:
+        raise RepoError(
+            f"{', '.join(in_the_way)}: your change there would be overwritten",
+            "commit it with `git commit`, or put it aside with `git stash`, and try again",
+        )
+    return here
+
+
 def dirty(layout: Layout) -> tuple[str, ...]:
     """What a checkout would destroy: paths whose content is stored nowhere else.
 
@@ -104,5 +168,6 @@ def dirty(layout: Layout) -> tuple[str, ...]:
     files that mvc writes. mvc.toml is the user's: `checkout` refuses by itself where it conflicts.
     """
     found = [f"{name}/{path}" for name in (STATE, BATCH) for path in objects.unsaved(layout, name)]
-    edited = git.try_read(layout.root, "diff", "--name-only", "-z", "HEAD", "--", *_OURS)
+    only = ("--name-only", "--diff-filter=d", "-z")  # a file that is gone holds nothing to lose
+    edited = git.try_read(layout.root, "diff", *only, "HEAD", "--", *_OURS)
     return (*found, *(path for path in (edited or "").split("\0") if path))

@@ -1,7 +1,7 @@
-"""Settings, revisions and flags that are wrong, through the command line; a batch that fails.
+"""Settings and revisions that are wrong, through the command line; a batch that fails.
 
 Each is an Error with a Hint, exit code 1 or 2, no traceback, and not one byte of the repo moves.
-Must-show 8 of issue 2, its second part; malformed data is in test_bad_data.py.
+Must-show 8 of issue 2, its second part; test_bad_data.py and test_bad_flags.py hold the others.
 """
 
 from __future__ import annotations
@@ -9,32 +9,23 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.unchanged import Model, assert_refused, call, git, look, make_model
+from tests.cli.unchanged import Model, assert_refused, call, copy_of, git, look, make_model
 from tests.tiny import make_base
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return make_model(tmp_path_factory.mktemp("bad-input"))
 
 
-@contextmanager
-def kept(path: Path) -> Iterator[Path]:
-    """Puts a file or folder back as it was."""
-    aside = path.with_name(f"{path.name}.aside")
-    shutil.copytree(path, aside) if path.is_dir() else shutil.copy2(path, aside)
-    try:
-        yield path
-    finally:
-        if path.is_dir():
-            shutil.rmtree(path)
-        aside.replace(path)
+@pytest.fixture
+def model(trained: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return copy_of(trained, tmp_path_factory.mktemp("copy"))
 
 
 # --- mvc.toml -------------------------------------------------------------------------------------
@@ -90,7 +81,6 @@ CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
     "passes as text": (put("passes", '"2"'), "train.passes"),
     "passes as a truth": (put("passes", "true"), "train.passes"),
     "rows too short": (put("max_length", "1"), "train.max_length"),
-    "rows too long": (put("max_length", "99999"), "train.max_length"),
     "warm-up negative": (put("warmup_steps", "-1"), "train.warmup_steps"),
     "a seed too large": (put("seed", "99999999999999999999"), "train.seed"),
     "precision": (put("precision", '"fp8"'), "train.precision"),
@@ -99,11 +89,11 @@ CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
     "unknown optimizer": (put("optimizer", '"adamw_tourch"'), "adamw_torch"),
     "an optimizer not installed": (put("optimizer", '"galore_adamw"'), "train.optimizer"),
     "optimizer args": (
-        both(put("optimizer", '"sgd"'), put("optimizer_args", '"momentum"')),
+        put("optimizer_args", '"momentum"'),
         "train.optimizer_args",
     ),
     "optimizer args unknown": (
-        both(put("optimizer", '"sgd"'), put("optimizer_args", '"momemtum=0.9"')),
+        put("optimizer_args", '"momemtum=0.9"'),
         "train.optimizer_args",
     ),
     "another optimizer than before": (put("optimizer", '"adafactor"'), "train.optimizer"),
@@ -153,12 +143,9 @@ def test_a_wrong_mvc_toml_trains_nothing(
     case: str, model: Model, capfd: pytest.CaptureFixture[str]
 ) -> None:
     edit, told = CONFIGS[case]
-    with kept(model.root / "mvc.toml") as config:
-        text = config.read_text()
-        config.write_text(edit(text))
-        assert config.read_text() != text
-        assert_refused(capfd, model, ["train", model.good], told)
-        assert_refused(capfd, model, ["train", "--json", model.good], told)
+    config = model.root / "mvc.toml"
+    config.write_text(edit(config.read_text()))
+    assert_refused(capfd, model, ["train", model.good], told)
 
 
 @pytest.mark.parametrize("verb", [["train"], ["rollback"], ["checkout"], ["snapshot"]])
@@ -170,45 +157,47 @@ def test_an_mvc_toml_that_cannot_be_read(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     args = {"train": [model.good], "snapshot": []}.get(str(verb[0]), ["@0"])
-    with kept(model.root / "mvc.toml") as config:
-        config.unlink()
-        if content == "folder":
-            config.mkdir()
-        elif isinstance(content, bytes):
-            config.write_bytes(content)
-        assert_refused(capfd, model, [*verb, *args], "mvc.toml")
+    config = model.root / "mvc.toml"
+    config.unlink()
+    if content == "folder":
+        config.mkdir()
+    elif isinstance(content, bytes):
+        config.write_bytes(content)
+    assert_refused(capfd, model, [*verb, *args], "mvc.toml")
 
 
 def test_a_base_that_is_gone_or_another_one(
-    model: Model, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    model = make_model(tmp_path)
     train: list[object] = ["train", model.good]
-    away = model.base.with_name("away")
-    model.base.rename(away)
-    try:
-        assert_refused(capfd, model, train, "no base model")
-        model.base.mkdir()
-        assert_refused(capfd, model, train, "no model folder")
-        shutil.copy2(away / "config.json", model.base)
-        assert_refused(capfd, model, train, "no model folder")
-        make_base(model.base, seed=1)
-        assert_refused(capfd, model, train, "is another one than this line was trained on")
-    finally:
-        shutil.rmtree(model.base)
-        away.rename(model.base)
-    with kept(model.base / "model.safetensors") as weights:
-        content = weights.read_bytes()
-        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert_refused(capfd, model, train, "is another one than this line was trained on")
-    with kept(model.base / "tokenizer.json") as tokenizer:
-        tokenizer.write_text("{")
-        assert_refused(capfd, model, train, "tokenizer")
+    away = model.base.rename(tmp_path / "away")
+    assert_refused(capfd, model, train, "no base model")
+    model.base.mkdir()
+    assert_refused(capfd, model, train, "no model folder")
+    shutil.copy2(away / "config.json", model.base)
+    assert_refused(capfd, model, train, "no model folder")
+    make_base(model.base, seed=1)
+    assert_refused(capfd, model, train, "is another one than this line was trained on")
+    shutil.copytree(away, model.base, dirs_exist_ok=True)
+    weights = model.base / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert_refused(capfd, model, train, "is another one than this line was trained on")
+    weights.write_bytes(content)
+    (model.base / "tokenizer.json").write_text("{")
+    assert_refused(capfd, model, train, "tokenizer")
+    shutil.copytree(away, model.base, dirs_exist_ok=True)
+    assert call(capfd, "-C", model.root, *train).status == 0
 
 
 # --- a batch that does not learn ------------------------------------------------------------------
 
 FAILING = {
-    "the loss becomes nan": (both(put("learning_rate", "1e30"), put("checkpoint_steps", "1")), ""),
+    "the loss becomes nan": (
+        both(put("learning_rate", "1e30"), put("checkpoint_steps", "1")),
+        "became nan",
+    ),
     "the rate is too small to move a bit": (
         both(put("learning_rate", "1e-30"), put("checkpoint_steps", "1")),
         "not one weight of the adapter changed",
@@ -221,19 +210,42 @@ def test_a_batch_that_does_not_learn_leaves_nothing(
     case: str, model: Model, capfd: pytest.CaptureFixture[str]
 ) -> None:
     edit, told = FAILING[case]
-    with kept(model.root / "mvc.toml") as config:
-        config.write_text(edit(config.read_text()))
-        before = look(model.root)
-        for flags in ([], ["--json"]):
-            answer = call(capfd, "-C", model.root, "train", *flags, model.good)
-            assert answer.status == 1, answer.err
-            assert "Error: good.jsonl" in answer.err or "of good.jsonl became" in answer.err
-            assert told in answer.err
-            assert "Loss" in answer.err  # it did train
-            assert "Traceback" not in answer.err
-            assert answer.out in ("", "[]\n")
-            assert look(model.root) == before
-            assert not (model.root / ".mvc/run").exists()
+    config = model.root / "mvc.toml"
+    config.write_text(edit(config.read_text()))
+    before = look(model.root)
+    for flags in ([], ["--json"]):
+        answer = call(capfd, "-C", model.root, "train", *flags, model.good)
+        assert answer.status == 1, answer.err
+        assert "Error: " in answer.err
+        assert told in answer.err
+        assert "Loss" in answer.err  # it did train
+        assert "Traceback" not in answer.err
+        assert answer.out in ("", "[]\n")
+        assert look(model.root) == before
+        assert not (model.root / ".mvc/run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (put("learning_rate", "1e30"), "became nan"),
+        (put("optimizer_args", '"momemtum=0.9"'), "train.optimizer_args"),
+    ],
+)
+def test_two_processes_that_fail_leave_nothing(
+    edit: Callable[[str], str], told: str, model: Model, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = model.root / "mvc.toml"
+    config.write_text(edit(config.read_text()))
+    before = look(model.root)
+    answer = call(capfd, "-C", model.root, "train", "--nproc", 2, model.good)
+    assert answer.status == 1, answer.err
+    assert told in answer.err
+    assert "Hint: " in answer.err
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+    assert look(model.root) == before
 
 
 # --- revisions ------------------------------------------------------------------------------------
@@ -287,24 +299,24 @@ def _colliding(root: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def named(model: Model) -> dict[str, str]:
+def named(trained: Model) -> dict[str, str]:
     """What the specs' braces stand for."""
     return {
-        "root": str(model.root),
-        "blob": git(model.root, "rev-parse", "HEAD:mvc.toml"),
-        "ambiguous": _colliding(model.root),
+        "root": str(trained.root),
+        "blob": git(trained.root, "rev-parse", "HEAD:mvc.toml"),
+        "ambiguous": _colliding(trained.root),
     }
 
 
 @pytest.mark.parametrize("case", SPECS)
 def test_a_revision_that_names_nothing(
-    case: str, model: Model, named: dict[str, str], capfd: pytest.CaptureFixture[str]
+    case: str, trained: Model, named: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec, told = SPECS[case]
     for verb in ("checkout", "show", "log", "rollback"):
-        assert_refused(capfd, model, [verb, spec.format(**named)], told)
-    assert_refused(capfd, model, ["log", "--json", spec.format(**named)], told)
-    assert not (model.root / "x").exists()
+        assert_refused(capfd, trained, [verb, spec.format(**named)], told)
+    assert_refused(capfd, trained, ["log", "--json", spec.format(**named)], told)
+    assert not (trained.root / "x").exists()
 
 
 def test_a_commit_without_a_state(model: Model, capfd: pytest.CaptureFixture[str]) -> None:
@@ -312,97 +324,8 @@ def test_a_commit_without_a_state(model: Model, capfd: pytest.CaptureFixture[str
     tree = git(model.root, "mktree", stdin=b"")
     foreign = git(model.root, "commit-tree", tree, "-m", "mine")
     for verb in ("checkout", "rollback", "show"):
-        assert_refused(capfd, model, [verb, foreign], "holds no state")
+        assert_refused(capfd, model, [verb, foreign], "holds no ")
 
 
 def test_a_rollback_to_the_present_state(model: Model, capfd: pytest.CaptureFixture[str]) -> None:
     assert_refused(capfd, model, ["rollback", "@1"], "has the state of @1 already")
-
-
-# --- flags ----------------------------------------------------------------------------------------
-
-FLAGS: dict[str, tuple[list[object], str]] = {
-    "no process": (["train", "x.jsonl", "--nproc", 0], "--nproc"),
-    "half a process": (["train", "x.jsonl", "--nproc", "1.5"], "--nproc"),
-    "dump without dry-run": (["train", "x.jsonl", "--dump", "y"], "--dump needs --dry-run"),
-    "dump into a folder": (["train", "x.jsonl", "--dry-run", "--dump", "."], "directory"),
-    "train nothing": (["train"], "Missing argument"),
-    "unknown command": (["trian"], "did you mean `mvc train`?"),
-    "unknown flag": (["log", "--jsn"], "--json"),
-    "a flag without its value": (["log", "-n"], "-n"),
-    "no commit at all": (["log", "-n", "0"], "-n"),
-    "three answers at once": (["log", "--json", "--csv"], "--plot, --csv and --json"),
-    "one argument too many": (["checkout", "main", "main"], "unexpected extra argument"),
-    "checkout nothing": (["checkout"], "Missing argument"),
-    "init into a model repo": (["init", ".", "--base", "x"], "is a model repo already"),
-    "init into a folder": (["init", ".git", "--base", "x"], "is not empty"),
-    "init into a file": (["init", "mvc.toml", "--base", "x"], "is a file"),
-    "init below a file": (["init", "mvc.toml/x", "--base", "{base}"], "mvc.toml/x"),
-    "init without a base": (["init", "x"], "Missing option '--base'"),
-}
-
-
-@pytest.mark.parametrize("case", FLAGS)
-def test_wrong_flags(case: str, model: Model, capfd: pytest.CaptureFixture[str]) -> None:
-    args, told = FLAGS[case]
-    assert_refused(capfd, model, [str(arg).format(base=model.base) for arg in args], told)
-
-
-def test_dump_where_nothing_can_be_written(
-    model: Model, capfd: pytest.CaptureFixture[str]
-) -> None:
-    args = ["train", model.good, "--dry-run", "--dump", "no/such/folder/rows.jsonl"]
-    assert_refused(capfd, model, args, "no/such/folder/rows.jsonl")
-
-
-@pytest.mark.parametrize(
-    "args",
-    ["log", "status", "show", "checkout @1", "rollback @1", "snapshot", "snapshots", "fsck"]
-    + ["train x.jsonl"],
-)
-def test_outside_a_model_repo(
-    args: str, model: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert_refused(capfd, model, ["-C", tmp_path, *args.split()], "is not inside a model repo")
-    assert not list(tmp_path.iterdir())
-
-
-INITS: dict[str, tuple[list[str], str]] = {
-    "no such path": (["--base", "./no/such/base"], "no base model"),
-    "an empty name": (["--base", ""], ""),
-    "nearly an alias": (["--base", "smollm2-135n"], "did you mean smollm2-135m?"),
-    "no such package": (["--base", "package:no_such_package"], "pip install"),
-    "a package without a model": (["--base", "package:json"], "0 base models"),
-    "a package that is a path": (["--base", "package:../x"], "package"),
-    "a hub id without a network": (["--base", "no-org/no-model"], "cannot be fetched"),
-    "a file": (["--base", "{file}"], "no .gguf"),
-    "a damaged gguf": (["--base", "{gguf}"], "gguf"),
-    "a folder without weights": (["--base", "{folder}"], "no model folder"),
-    "an unknown key": (["--base", "{base}", "--set", "lora.rank=4"], "unknown key `lora.rank`"),
-    "no value": (["--base", "{base}", "--set", "lora.r"], "is not KEY=VALUE"),
-    "a wrong value": (["--base", "{base}", "--set", "lora.r=many"], "lora.r"),
-    "no such module": (["--base", "{base}", "--set", 'lora.target_modules=["q"]'], "q"),
-    "no such module to save": (
-        ["--base", "{base}", "--set", 'lora.modules_to_save=["head"]'],
-        "modules_to_save",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", INITS)
-def test_an_init_that_fails_leaves_no_folder(
-    case: str, model: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    flags, told = INITS[case]
-    (tmp_path / "base.gguf").write_bytes(b"GGUF" + bytes(100))
-    (tmp_path / "folder").mkdir()
-    places = {
-        "base": str(model.base),
-        "file": str(model.good),
-        "gguf": str(tmp_path / "base.gguf"),
-        "folder": str(tmp_path / "folder"),
-    }
-    for extra in ([], ["--json"]):
-        args = ["init", tmp_path / "new", *(flag.format(**places) for flag in flags), *extra]
-        assert_refused(capfd, model, args, told)
-        assert not (tmp_path / "new").exists()

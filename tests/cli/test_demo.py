@@ -1,7 +1,8 @@
-"""The demo's data and its refusal; the whole of it is a slow end-to-end test elsewhere."""
+"""The demo: its data, its refusal, and the whole of it on the real 135M model, with fewer rows."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,23 @@ def test_an_existing_folder_is_left_alone(
     assert boundary.run(["demo", str(tmp_path)]) == 1
     assert "mvc demo" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_whole_demo_on_the_embedded_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "ROWS", 16)
+    monkeypatch.chdir(tmp_path)
+    assert boundary.run(["demo"]) == 0
+    said = capsys.readouterr().out
+    for verb in ("init", "train", "log", "snapshot", "log --plot", "checkout", "rollback", "fsck"):
+        assert f"$ mvc {verb}" in said
+    assert "rolled back to @2" in said
+    assert "All is well: 5 commits" in said
+    monkeypatch.chdir("demo-model")
+    assert boundary.run(["log", "--json"]) == 0
+    commits = json.loads(capsys.readouterr().out)
+    assert [c["batch"] for c in commits] == [None, 3, 2, 1, 0]
+    assert [c["steps"] for c in commits if c["kind"] == "batch"] == [2, 2, 2]
+    assert all(c["loss"]["last"] < 6 for c in commits if c["kind"] == "batch")

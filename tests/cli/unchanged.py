@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -51,10 +52,19 @@ def make_model(folder: Path, *sets: str) -> Model:
     flags = [flag for each in (*SETS, *sets) for flag in ("--set", each)]
     words = io.StringIO()
     with contextlib.redirect_stderr(words), contextlib.redirect_stdout(words):
-        assert boundary.run(["init", str(model.root), "--base", str(base), *flags]) == 0, words.getvalue()
+        assert boundary.run(["init", str(model.root), "--base", str(base), *flags]) == 0, (
+            words.getvalue()
+        )
         first = write_batch(folder / "first.jsonl", 0)
         assert boundary.run(["-C", str(model.root), "train", str(first)]) == 0, words.getvalue()
     return model
+
+
+def copy_of(model: Model, folder: Path) -> Model:
+    """The same repo elsewhere, on the same base: what one test does to it, no other sees."""
+    root = folder / "model"
+    shutil.copytree(model.root, root, symlinks=True)
+    return replace(model, root=root)
 
 
 def call(capfd: pytest.CaptureFixture[str], *args: object) -> Told:

@@ -91,7 +91,7 @@ def test_its_state_is_that_of_one_that_was_stepped_there(name: str) -> None:
 
 def test_warm_up_happens_once_on_a_line() -> None:
     train = settings("constant_with_warmup")
-    first = [rates(made)[0] for made in map(lambda p: built(train, p), range(12))]
+    first = [rates(made)[0] for made in (built(train, p) for p in range(12))]
     assert first[0] == 0
     assert all(a < b for a, b in pairwise(first[:6]))
     assert first[5:] == [3e-4] * 7

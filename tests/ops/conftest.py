@@ -66,6 +66,7 @@ class Heard:
         self.notes: list[str] = []
         self.points: list[CurvePoint] = []
         self.starts: list[tuple[str, int, int]] = []
+        self.transfers: list[tuple[str, int, int]] = []
 
     def stage(self, text: str) -> None: ...
 
@@ -74,6 +75,9 @@ class Heard:
 
     def step(self, report: StepReport) -> None:
         self.points.append(report.point)
+
+    def transfer(self, text: str, done_bytes: int, total_bytes: int) -> None:
+        self.transfers.append((text, done_bytes, total_bytes))
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -126,3 +130,29 @@ def sound(at: Layout) -> bool:
     from mvc.ops import fsck
 
     return not fsck.fsck(at).findings
+
+
+def adam_step(at: Layout) -> int:
+    """The step that AdamW counts for its parameters; one for all of them."""
+    from mvc.engine.state import load_torch
+
+    moments = load_torch(at.state / "optimizer.pt")["state"].values()
+    (step,) = {int(entry["step"]) for entry in moments}
+    return step
+
+
+class Unmoved:
+    """Asserts that HEAD, the state's bytes and git's view are in the end as they were."""
+
+    def __init__(self, at: Layout) -> None:
+        self.at = at
+
+    def look(self) -> tuple[str, ...]:
+        return git(self.at, "rev-parse", "HEAD"), git(self.at, "status", "--porcelain")
+
+    def __enter__(self) -> None:
+        self.seen, self.bytes = self.look(), state_bytes(self.at)
+
+    def __exit__(self, *error: object) -> None:
+        assert self.look() == self.seen
+        assert state_bytes(self.at) == self.bytes

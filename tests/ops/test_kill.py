@@ -8,6 +8,8 @@ every phase from loading to the bringing of files after the branch has moved. `m
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -288,27 +290,29 @@ def test_a_killed_init_says_what_to_do(line: Line, tiny_base: Path, tmp_path: Pa
     folder = tmp_path / "model"
     told = moments(partial(act, folder))
     expected = state(folder)
+    data = write_batch(tmp_path / "data.jsonl", 0)
     ends = set()
-    for nth in spread(len(told), 12):
+    for nth in spread(len(told), 16):
         subprocess.run(["rm", "-rf", folder], check=True)
         if not killed_at(partial(act, folder), nth):
             assert nth >= len(told) - 2
             continue
         if folder.exists() and any(folder.iterdir()):
             with pytest.raises(RepoError) as refused:
-                in_process(partial(act, folder))
-            ends.add(refused.value.message.removeprefix(str(folder)))
-            if "interrupted" not in refused.value.message:  # it got as far as its commit
-                data = write_batch(tmp_path / "data.jsonl", 0)
-                in_process(partial(train_one, Layout(folder), data))
-                assert [c.kind for c in history.log(folder)] == ["batch", "init"]
-                assert in_process(partial(fsck.fsck, Layout(folder))).findings == ()
-                assert_nothing_left(Layout(folder))
-                continue
-            assert f"rm -r {folder}" in refused.value.hint
-            subprocess.run(["rm", "-rf", folder], check=True)
-        in_process(partial(act, folder))
-        assert state(folder) == expected
+                act(folder)
+            ends.add(refused.value.message.removeprefix(f"{folder} "))
+            command = re.search("`((rm|git) .*?)`", refused.value.hint)
+            if command:
+                subprocess.run(shlex.split(command[1]), check=True)
+        if folder.exists() and any(folder.iterdir()):  # it got as far as its commit
+            in_process(partial(train_one, Layout(folder), data))
+            assert [c.kind for c in history.log(folder)] == ["batch", "init"]
+        else:
+            in_process(partial(act, folder))
+            assert state(folder) == expected
         assert in_process(partial(fsck.fsck, Layout(folder))).findings == ()
+        assert_nothing_left(Layout(folder))
     print(ends)
-    assert len(ends) == 2
+    assert "is what an interrupted `mvc init` left" in ends
+    assert ends & {"is a model repo already", "is a model repo without mvc.toml"}
+    assert "is not empty" not in ends

@@ -11,7 +11,9 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -46,6 +48,7 @@ class Story:
 
     at: Layout
     home: Path
+    base: Path
     results: tuple[BatchResult, ...]
     states: dict[str, dict[str, bytes]]
 
@@ -74,8 +77,21 @@ class Story:
 def _texts(path: Path, number: int, rows: int) -> Path:
     """The same few sentences in every batch, so that the loss can only fall."""
     words = [SENTENCES[(i + number) % len(SENTENCES)] for i in range(rows)]
-    path.write_text("".join(json.dumps({"text": f"{text}, {text}"}) + "\n" for text in words))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in words))
     return path
+
+
+def _with_longer_embeddings(base: Path, folder: Path) -> Path:
+    """The tiny base, its logits not all near 0: with those no adapter could learn anything."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(10)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +100,11 @@ def story(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     home = folder / "no-mvc"
     home.mkdir()
     (home / "sitecustomize.py").write_text(NO_MVC)
+    base = _with_longer_embeddings(tiny_base, folder / "base")
     made = init.init(
         folder / "model",
-        str(tiny_base),
-        sets=[*SETS, "train.learning_rate=5e-3", "train.max_length=64", "lora.dropout=0.0"],
+        str(base),
+        sets=[*SETS, "train.max_length=64", "lora.dropout=0.0"],
     )
     at = Layout(made.root)
     states = {made.commit.commit: state_bytes(at)}
@@ -97,7 +114,7 @@ def story(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
         (result,) = train.train(at, [path])
         states[result.commit.commit] = state_bytes(at)
         results.append(result)
-    return Story(at, home, tuple(results), states)
+    return Story(at, home, base, tuple(results), states)
 
 
 def test_these_processes_have_no_mvc(story: Story) -> None:
@@ -115,7 +132,9 @@ def test_the_users_check_list(story: Story) -> None:
         return story.plain("sh", "-c", line, ok=ok)
 
     assert "current_model/optimizer.pt" in shell("ls -lh current_model/optimizer.pt")
-    assert shell("grep global_step current_model/trainer_state.json") == '  "global_step": 0,\n'
+    lines = shell("grep global_step current_model/trainer_state.json").splitlines()
+    # The Trainer's own field of that name's end is a batch's best step: none was chosen.
+    assert lines == ['  "best_global_step": null,', '  "global_step": 0,']
     assert "No such file" in shell("ls -d current_model/checkpoint-*", ok=False)
     assert shell("ls -d current_model/checkpoint-* 2>/dev/null | wc -l").strip() == "0"
 
@@ -127,14 +146,15 @@ def test_the_loss_goes_on_and_every_step_runs(story: Story) -> None:
         rows = story.plain("git", "show", f"{result.commit.commit}:loss.csv").splitlines()[1:]
         curves.append([float(row.split(",")[2]) for row in rows])
         assert result.commit.steps == len(rows) == STEPS
-    fresh = sum(curves[0][:2]) / 2
-    for before, after in zip(curves, curves[1:], strict=False):
-        learned = fresh - sum(before[-4:]) / 4
-        assert learned > 0.5, "the text was not learnt: this test shows nothing"
-        assert fresh - sum(after[:4]) / 4 > learned
-        assert sum(after[-4:]) < sum(before[-4:])
+    fresh = mean(curves[0][:4])
+    for before, after in pairwise(curves):
+        assert mean(before[-4:]) < fresh - 1, "the text was not learnt: this test shows nothing"
+        assert mean(after[:4]) < mean(before[-4:]) + 0.25
+    assert mean(curves[2][-4:]) < mean(curves[0][-4:]) - 0.2
     numbers = [story.plain("git", "log", "-1", "--format=%B", c) for c in story.commits]
-    assert [f"Lifetime-Step: {STEPS * n}" in text for n, text in enumerate(numbers, 1)] == [True] * 3
+    assert [f"Lifetime-Step: {STEPS * n}" in text for n, text in enumerate(numbers, 1)] == [
+        True
+    ] * 3
 
 
 def test_status_is_clean(story: Story) -> None:
@@ -144,7 +164,7 @@ def test_status_is_clean(story: Story) -> None:
 
 def test_checkout_of_an_older_commit_and_back(story: Story) -> None:
     try:
-        for commit in (story.commits[0], *story.states):
+        for commit in story.states:
             story.plain("git", "checkout", "-q", commit)
             story.dvc("checkout")
             assert state_bytes(story.at) == story.states[commit]
@@ -243,12 +263,12 @@ print("SAID", json.dumps({
 
 
 @pytest.fixture(scope="module")
-def resumed(story: Story, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def resumed(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What PEFT and an ordinary Trainer make of current_model/."""
     script = tmp_path_factory.mktemp("resume") / "resume.py"
     script.write_text(TRAINER)
     before = state_bytes(story.at)
-    words = [str(tiny_base), str(script.parent / "out"), SENTENCES[0]]
+    words = [str(story.base), str(script.parent / "out"), SENTENCES[0]]
     said = story.plain(sys.executable, str(script), *words).split("SAID ")[1]
     assert state_bytes(story.at) == before
     return json.loads(said)

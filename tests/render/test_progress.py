@@ -34,6 +34,34 @@ def test_a_pipe_gets_a_plain_line_a_step() -> None:
     ]
 
 
+def test_a_pipe_gets_a_line_each_tenth_of_a_transfer() -> None:
+    file = io.StringIO()
+    display = Lines(file)
+    for done in range(0, 2_000_001, 50_000):
+        display.transfer("Sending 3 objects", done, 2_000_000)
+    display.stop()
+    display.transfer("Sending 0 objects", 0, 0)
+    told = file.getvalue().splitlines()
+    assert len(told) == 12
+    assert told[0] == "Sending 3 objects: 0 B of 2.0 MB (0 %)"
+    assert told[5] == "Sending 3 objects: 1.0 MB of 2.0 MB (50 %)"
+    assert told[-1] == "Sending 0 objects: 0 B of 0 B (100 %)"
+
+
+@pytest.mark.parametrize("columns", ["60", "120"])
+def test_a_terminal_gets_a_bar_in_bytes(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "xterm")
+    file = Terminal()
+    display = Bars(file)
+    for done in (0, 1_000_000, 2_000_000):
+        display.transfer("Sending 3 objects", done, 2_000_000)
+    display.stop()
+    told = file.getvalue()
+    assert "Sending 3 objects" in told
+    assert "2.0/2.0 MB" in told
+
+
 @pytest.mark.parametrize("columns", ["80", "140"])
 def test_a_terminal_gets_a_bar(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
