@@ -38,7 +38,7 @@ def test_log_tells_the_line(line: Path, run: Run) -> None:
     assert "! 3 of 1000 rows were cut to 1024 tokens" in lines[1]
     assert "rolled back to @2" in lines[2]
     assert "@3" in lines[3]
-    assert "! loss jumped: starts at 2.950, @2 ended at 2.118 (+0.832)" in lines[4]
+    assert "! loss jumped: starts at 2.909, @2 ended at 2.112 (+0.796)" in lines[4]
     assert "snapshot 2026-11-20" in lines[5]
     assert "11:03" in lines[5]  # Berlin
     assert "the whole week" in lines[6]

@@ -9,8 +9,10 @@ which shows that the old state stays whole.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import io
 import os
 import resource
 import shutil
@@ -286,19 +288,19 @@ def test_the_command_says_so(line: Line, tmp_path: Path) -> None:
     def act(disk: Path) -> tuple[int, str]:
         from mvc.cli import main
 
+        told = io.StringIO()
+
         at, ballast = _copy(line.at, disk / "model"), Ballast(disk)
         ballast.leave(20)
-        with (tmp_path / "stderr").open("w") as told:
-            os.dup2(told.fileno(), 2)
-        code = main.run(["-C", str(at.root), "train", str(line.data)])
+        with contextlib.redirect_stderr(told):
+            code = main.run(["-C", str(at.root), "train", str(line.data)])
         assert_old(at, line)
         ballast.drop()
         assert main.run(["-C", str(at.root), "train", str(line.data)]) == 0
         assert state_bytes(at) == line.new
-        return code
+        return code, told.getvalue()
 
-    code = on_small_disk(tmp_path / "disk", act)
-    told = (tmp_path / "stderr").read_text()
+    code, told = on_small_disk(tmp_path / "disk", act)
     assert code == 1
     assert "Error: " in told and "full" in told and "old state is whole" in told
     assert "Hint: free some space" in told
