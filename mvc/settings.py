@@ -25,6 +25,12 @@ HORIZON_SCHEDULES = (
     "cosine_with_min_lr",
     "warmup_stable_decay",
 )
+Optimizer = Literal["adamw_torch_fused", "adamw_torch", "adafactor", "sgd"]
+"""Those whose whole memory is per-parameter state, proven to go on to the bit.
+
+Others keep some of it in their groups (schedulefree's `k` and `weight_sum`) and would begin anew
+in every batch without a word.
+"""
 Schedule = Literal[
     "constant",
     "constant_with_warmup",
@@ -68,7 +74,7 @@ class LoraSettings(Table, frozen=True):
 class TrainSettings(Table, frozen=True):
     """[train]: how a batch is trained; a change takes effect in the next batch.
 
-    `optimizer` is a name of transformers' `OptimizerNames`, `optimizer_args` its `optim_args`
+    `optimizer` is a name of transformers' `OptimizerNames`; `optimizer_args` its `optim_args`
     ("momentum=0.9"); `schedule` is a name of transformers' `SchedulerType`, `schedule_args` its
     keyword arguments. `warmup_steps` and `horizon_steps` count optimizer steps: over the line's
     life with `schedule_scope = "lifetime"`, inside each batch with `"batch"`.
@@ -81,7 +87,7 @@ class TrainSettings(Table, frozen=True):
     schedule_args: dict[str, int | float | str] = {}
     warmup_steps: Count = 20
     horizon_steps: Count = 0
-    optimizer: str = "adamw_torch_fused"
+    optimizer: Optimizer = "adamw_torch_fused"
     optimizer_args: str = ""
     weight_decay: NonNegative = 0.0
     max_grad_norm: NonNegative = 1.0

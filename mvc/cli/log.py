@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from mvc.cli.context import as_json, here, lookup, now, write
+
+if TYPE_CHECKING:
+    from mvc.store.layout import Layout
+    from mvc.types import Commit
 
 
 @click.command("log", short_help="The loss history, newest first.")
@@ -19,7 +26,7 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
     """Show the loss history from REV back (a date, a time, @N, a branch, a hash).
 
     Lines with a ! tell what must not be: a loss that jumps between two batches, a batch without
-    steps, a learning rate of 0.
+    steps, a learning rate of 0. What a later rollback undid is dim and says (rolled back).
 
     \b
     Examples:
@@ -41,8 +48,13 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
         from mvc.render import document
         from mvc.render.marks import marks
 
-        find = lookup(layout, commits)
-        write([document.commit(commit, marks(commit, find)) for commit in commits])
+        find, gone = lookup(layout, commits), _rolled_back(layout, commits)
+        write(
+            [
+                document.logged(each, marks(each, find), rolled_back=each.commit in gone)
+                for each in commits
+            ]
+        )
         return
     from mvc.render import console
     from mvc.render import log as told
@@ -55,9 +67,40 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
     elif plot:
         from mvc.render.plot import plot as draw
 
-        console.show(draw(log.curves(layout, batches), width=console.width() or 80))
+        picture = draw(
+            log.curves(layout, batches),
+            width=console.width() or 80,
+            lookup=lookup(layout, commits),
+            rollbacks=[commit for commit in commits if commit.kind == "rollback"],
+            gone=_rolled_back(layout, commits),
+        )
+        console.show(picture)
     else:
         lines = told.log(
-            commits, now=now(layout), width=console.width(), lookup=lookup(layout, commits)
+            commits,
+            now=now(layout),
+            width=console.width(),
+            lookup=lookup(layout, commits),
+            gone=_rolled_back(layout, commits),
         )
         console.show(*lines)
+
+
+def _rolled_back(layout: Layout, commits: Sequence[Commit]) -> frozenset[str]:
+    """`marks.rolled_back`; asks git only where a rollback brought back what `commits` lack."""
+    from mvc.errors import MvcError
+    from mvc.render import marks
+    from mvc.store import history
+
+    pool = list(commits)
+    known = {commit.commit for commit in commits}
+    for commit in pool:  # it grows: another line may hold rollbacks too
+        if commit.rollback_to and commit.rollback_to not in known:
+            try:  # nothing where the target is merely older than a limit shows
+                span = f"{commits[0].commit}..{commit.rollback_to}"
+                found = history.log(layout.root, span)
+            except MvcError:
+                continue
+            pool += (each for each in found if each.commit not in known)
+            known.update(each.commit for each in found)
+    return marks.rolled_back(commits, pool)

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvc.engine.dequantise import dequantise, whole
+from mvc.engine.quiet import quiet
 from mvc.errors import BaseModelError, DiskFull, MissingExtra
 
 if TYPE_CHECKING:
@@ -140,6 +140,26 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
         )
 
 
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer whose files lie in `folder`.
+
+    Raises:
+        BaseModelError: transformers cannot read it.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BaseModelError(
+            f"the tokenizer in {folder.name}/ cannot be read",
+            "run `mvc fsck`, then `mvc checkout` of a revision that is whole",
+        ) from error
+
+
 def load_model(
     base: Base, precision: str, device: str | torch.device | None = None
 ) -> PreTrainedModel:
@@ -202,15 +222,16 @@ def _local(name: str, root: Path | None) -> Path | None:
 
 
 def _not_found(ref: str, root: Path | None) -> BaseModelError:
-    known = list(ALIASES)
+    known = set(ALIASES)
     folder = Path(ref).expanduser().parent
     for start in (root, Path.cwd()):
         if start is not None and (start / folder).is_dir():
-            known += [str(folder / entry.name) for entry in (start / folder).iterdir()]
-    near = difflib.get_close_matches(ref, known, n=3, cutoff=0.5)
+            known |= {str(folder / entry.name) for entry in (start / folder).iterdir()}
+    near = difflib.get_close_matches(ref, sorted(known), n=3, cutoff=0.5)
     return BaseModelError(
         f"no base model {ref}: no such file or folder, and no hub id",
-        f"did you mean {' or '.join(near)}?" if near else f"name {_KINDS}",
+        (f"did you mean {' or '.join(near)}? " if near else f"name {_KINDS}; ")
+        + "a base that was moved is found again by setting base.model in mvc.toml",
     )
 
 
@@ -367,33 +388,3 @@ def _wrapped(base: Base, what: str) -> Iterator[None]:
         raise BaseModelError(
             f"the {what} of base model {base.ref} cannot be read", "is the download whole?"
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No log lines and no bars from transformers and the hub; mvc reports by itself."""
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-    from transformers.utils import logging
-
-    verbosity, bars, hub_bars = (
-        logging.get_verbosity(),
-        logging.is_progress_bar_enabled(),
-        not are_progress_bars_disabled(),
-    )
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # theirs to mend, not our user's
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-        if hub_bars:
-            enable_progress_bars()

@@ -11,10 +11,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from mvc import errors
 from mvc.engine.train import Job
@@ -22,7 +25,8 @@ from mvc.errors import EngineError, MvcError
 from mvc.types import SILENT, Progress, ShouldStop, StepReport, TrainResult, never_stop
 
 STOP_FILE = "stop"
-PARENT = "MVC_PARENT_PID"
+PARENT = "MVC_PARENT"
+_POLL_S = 0.2
 
 
 def run(
@@ -48,16 +52,15 @@ def run(
             stdout=subprocess.PIPE,
             stderr=errors_to,
             stdin=subprocess.DEVNULL,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())},
+            env={"OMP_NUM_THREADS": str(threads), **os.environ, **_own()},
             start_new_session=True,
         )
     result: TrainResult | None = None
     failure: MvcError | None = None
     try:
         assert ranks.stdout is not None
+        threading.Thread(target=_pass_on, args=(ranks, should_stop, stop), daemon=True).start()
         for line in ranks.stdout:
-            if should_stop():
-                stop.touch()
             event = _event(line)
             if event.get("event") == "result":
                 result = msgspec.convert(event["result"], TrainResult, dec_hook=_path)
@@ -74,11 +77,30 @@ def run(
     if failure:
         raise failure
     if status or result is None:
+        how = f"torchrun ended with {status}" if status else "they ended without a result"
         raise EngineError(
-            f"one of the {nproc} processes died (torchrun ended with {status}): {_last(log)}",
-            f"read {log.name} in .mvc/run; the same `mvc train` resumes from the last checkpoint",
+            f"one of the {nproc} processes died ({how}): {_last(log)}",
+            "the same `mvc train` goes on from the last checkpoint; `mvc --debug train` shows more",
         )
     return result
+
+
+def _pass_on(ranks: subprocess.Popen[bytes], should_stop: ShouldStop, stop: Path) -> None:
+    """Tell the ranks of the user's wish to stop, between two of their lines too."""
+    while ranks.poll() is None:
+        if should_stop():
+            stop.touch()
+            return
+        time.sleep(_POLL_S)
+
+
+def _own() -> dict[str, str]:
+    return {
+        PARENT: f"{os.getpid()} {psutil.Process().create_time()}",
+        # `python -m` looks for packages in the working directory first: a file accelerate.py in a
+        # pulled model repo would run.
+        "PYTHONSAFEPATH": "1",
+    }
 
 
 def _path(kind: type, value: Any) -> Any:
@@ -113,5 +135,6 @@ def _error(event: dict[str, Any]) -> MvcError:
 
 
 def _last(log: Path) -> str:
-    lines = [x for x in log.read_text(errors="replace").splitlines() if "Error" in x]
-    return lines[-1].strip() if lines else "no message"
+    lines = [x for x in log.read_text(errors="replace").splitlines() if x.strip()]
+    told = [x for x in lines if "Error" in x and "ChildFailedError" not in x] or lines
+    return told[-1].strip() if told else "no message"

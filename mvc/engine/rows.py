@@ -33,9 +33,9 @@ class Rows:
 
     `input_ids` and `labels` are lists of equal lengths, at most `max_length`; `seq_lengths` the
     lengths of the documents packed into each row, None without packing. `num_records` counts the
-    file's records, `num_truncated` those that lost tokens (or everything) to `max_length`,
-    `num_split` those cut into several documents, `num_tokens` the tokens of all rows,
-    `num_trainable_tokens` those with a label.
+    file's records, `num_truncated` those that lost tokens to `max_length`, of which
+    `num_dropped` lost everything that could be learned, `num_split` those cut into several
+    documents, `num_tokens` the tokens of all rows, `num_trainable_tokens` those that are predicted.
     """
 
     input_ids: list[list[int]]
@@ -44,6 +44,7 @@ class Rows:
     num_records: int
     num_truncated: int
     num_split: int
+    num_dropped: int
     num_tokens: int
     num_trainable_tokens: int
 
@@ -81,7 +82,7 @@ def prepare(
     ids, labels = _encode_all(records, encode)
     size = train.max_length
     documents: list[tuple[list[int], list[int]]] = []
-    num_truncated = num_split = 0
+    num_truncated = num_split = num_dropped = 0
     for source, tokens, targets in zip(records.sources, ids, labels, strict=True):
         if not _trainable(targets):
             raise DataError(
@@ -96,7 +97,9 @@ def prepare(
         num_split += len(starts) > 1
         num_truncated += len(starts) == 1
         cuts = [(tokens[at : at + size], targets[at : at + size]) for at in starts]
-        documents += [cut for cut in cuts if _trainable(cut[1])]
+        kept = [cut for cut in cuts if _trainable(cut[1])]
+        num_dropped += not kept
+        documents += kept
     if not documents:
         raise DataError(
             f"no record has a trainable token within train.max_length = {size}",
@@ -110,8 +113,11 @@ def prepare(
         num_records=len(records.rows),
         num_truncated=num_truncated,
         num_split=num_split,
+        num_dropped=num_dropped,
         num_tokens=sum(map(len, rows)),
-        num_trainable_tokens=sum(label != IGNORED for row in targets_of for label in row),
+        num_trainable_tokens=sum(
+            label != IGNORED for _, targets in documents for label in targets[1:]
+        ),
     )
 
 
@@ -195,8 +201,6 @@ def collator(
     def pad_packed(examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = pad_rows(examples)
         del batch["attention_mask"]
-        # A document's first token is not to be predicted from the document before it.
-        batch["labels"][batch["position_ids"] == 0] = IGNORED
         return batch
 
     return pad_packed if packed else pad_rows
@@ -295,7 +299,7 @@ def _encode_all(records: Records, encode: Callable[[list[dict[str, Any]]], _Enco
                 try:
                     encode([row])
                 except Exception as own:
-                    raise _refused(source, row, own) from own
+                    raise _refused(source, row, own) from None
             if isinstance(error, MvcError):
                 raise
             raise DataError(
@@ -327,7 +331,9 @@ def _pack(
     import datasets
     from trl import pack_dataset
 
-    ids, labels, _ = _unpacked(documents)
+    # A document's first token is not to be predicted from the document before it in its row.
+    ids = [tokens for tokens, _ in documents]
+    labels = [[IGNORED, *targets[1:]] for _, targets in documents]
     with _in_memory():
         table = datasets.Dataset.from_dict({"input_ids": ids, "labels": labels})
         # By default 1000 documents are packed at a time; all at once, rows are fuller.

@@ -41,8 +41,19 @@ def check(train: TrainSettings, lifetime_step: int, num_batch_steps: int) -> Non
         num_batch_steps: steps that this batch will run.
 
     Raises:
+        ConfigError: the batch is the first step of a warm-up and nothing more.
         ScheduleEnded: the horizon lies before the batch's last step.
     """
+    position = first_position(train, lifetime_step, 0)
+    if (
+        train.schedule != "constant"
+        and train.warmup_steps
+        and (position, num_batch_steps) == (0, 1)
+    ):
+        raise ConfigError(
+            "a warm-up begins at rate 0, and this batch has one step: it would learn nothing",
+            "give the batch more rows, or set train.warmup_steps = 0 in mvc.toml",
+        )
     length = horizon(train, num_batch_steps)
     if length is None or train.schedule_scope == "batch":
         return

@@ -10,12 +10,16 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mvc.engine import base as bases
-from mvc.engine import state
+from mvc.engine import files, state, untrusted
+from mvc.engine.quiet import quiet
+from mvc.engine.rows import Rows, prepare
 from mvc.errors import ConfigError, StateError
 from mvc.settings import LoraSettings, Settings
 from mvc.types import FileDigest
@@ -35,7 +39,8 @@ class Session:
 
     root: Path
     _base: tuple[tuple[str, str, str], PreTrainedModel] | None = None
-    _tokenizer: tuple[str, PreTrainedTokenizerBase] | None = None
+    _tokenizer: tuple[object, PreTrainedTokenizerBase] | None = None
+    _rows: dict[tuple[str, bytes, object], Rows] = field(default_factory=dict)
 
     def base(self, settings: Settings) -> bases.Base:
         """The base that mvc.toml names, with its digest checked."""
@@ -43,28 +48,65 @@ class Session:
         bases.check(found, settings.base.digest)
         return found
 
-    def tokenizer(self, settings: Settings) -> PreTrainedTokenizerBase:
-        """The base's tokenizer."""
-        if self._tokenizer is None or self._tokenizer[0] != settings.base.digest:
-            self._tokenizer = (settings.base.digest, bases.load_tokenizer(self.base(settings)))
+    def tokenizer(self, settings: Settings, folder: Path) -> PreTrainedTokenizerBase:
+        """The line's own tokenizer, from the state in `folder`; the base's where it has none.
+
+        Not the base's at every batch: its digest is of the weights, and other token ids under the
+        same weights would be learned without a word.
+        """
+        key = _identity(folder) or settings.base.digest
+        if self._tokenizer is None or self._tokenizer[0] != key:
+            own = isinstance(key, tuple)
+            found = bases.open_tokenizer(folder) if own else self.base_tokenizer(settings)
+            self._tokenizer = (key, found)
         return self._tokenizer[1]
+
+    def base_tokenizer(self, settings: Settings) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, for the first state of a line."""
+        return bases.load_tokenizer(self.base(settings))
+
+    def rows(self, settings: Settings, folder: Path, data: Path, md5: str) -> Rows:
+        """The rows of a data file with this content, prepared once.
+
+        Raises:
+            DataError: the file cannot be a batch.
+        """
+        key = (md5, msgspec.json.encode(settings.train), _identity(folder))
+        if key not in self._rows:
+            tokenizer = self.tokenizer(settings, folder)
+            with quiet():
+                self._rows[key] = prepare(files.read(data), tokenizer, settings.train, md5)
+        return self._rows[key]
+
+    def forget(self, md5: str) -> None:
+        """Let go of a batch's rows."""
+        self._rows = {key: rows for key, rows in self._rows.items() if key[0] != md5}
 
     @contextmanager
     def adapter(self, settings: Settings, folder: Path) -> Iterator[PeftModel]:
         """The base with the adapter of `folder` on it, trainable; checked before it is loaded."""
         from peft import get_peft_model
 
+        untrusted.check_files(folder)
+        adapter = _config(folder, settings)
         precision = settings.train.precision
         key = (settings.base.model, settings.base.digest, precision)
         if self._base is None or self._base[0] != key:
             self._base = (key, bases.load_model(self.base(settings), precision))
         base = self._base[1]
         self._base = None
-        model = get_peft_model(base, _config(folder, settings))
+        model = get_peft_model(base, adapter)
         state.check_adapter(folder, model)
         state.load_adapter(folder, model)
         yield model
         self._base = (key, _bare(model))
+
+
+def _identity(folder: Path) -> object:
+    """What tells a state's tokenizer from another's, unread; None where there is none."""
+    names = ("tokenizer_config.json", "tokenizer.json", "chat_template.jinja")
+    found = [(name, (folder / name).stat()) for name in names if (folder / name).is_file()]
+    return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found) or None
 
 
 def _bare(model: PeftModel) -> PreTrainedModel:
@@ -88,17 +130,14 @@ def _config(folder: Path, settings: Settings) -> LoraConfig:
     Raises:
         StateError: adapter_config.json is missing, or is no LoRA's.
     """
-    from peft import LoraConfig
-
+    header = state.adapter_header(folder / state.ADAPTER)
     try:
         # Not from_pretrained: it asks the hub for a file that is missing here.
         found = dict(json.loads((folder / state.ADAPTER_CONFIG).read_text()))
-        if found.pop("peft_type") != "LORA":
-            raise ValueError("another kind of adapter than LoRA")
-        config = LoraConfig.from_peft_type(**found)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        config = untrusted.lora(found, header)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise StateError(
-            f"{state.ADAPTER_CONFIG} of the state cannot be read",
+            f"{state.ADAPTER_CONFIG} of the state cannot be used: {str(error)[:200]}",
             "run `mvc fsck`, then `mvc checkout` of a revision that is whole",
         ) from error
     config.inference_mode = False
@@ -144,7 +183,7 @@ def create(settings: Settings, root: Path, folder: Path) -> tuple[list[FileDiges
     set_seed(settings.train.seed)
     try:
         _check_names(model, lora)
-        with bases.quiet():
+        with quiet():
             adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(
@@ -152,7 +191,7 @@ def create(settings: Settings, root: Path, folder: Path) -> tuple[list[FileDiges
             "correct lora.target_modules or lora.modules_to_save (`mvc init --set ...`)",
         ) from error
     digests = state.write_adapter(folder, adapted, settings.base.model)
-    session.tokenizer(settings).save_pretrained(folder)
+    session.base_tokenizer(settings).save_pretrained(folder)
     written = {d.path for d in digests}
     for path in sorted(folder.iterdir()):
         if path.name not in written:

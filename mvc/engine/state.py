@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from mvc.engine.untrusted import check_header, check_tensors, check_torch
 from mvc.errors import StateError
 from mvc.types import CurvePoint, FileDigest
 
@@ -119,16 +120,19 @@ def load_torch(path: Path) -> Any:
     Raises:
         StateError: the file is missing, damaged, or holds anything but data.
     """
-    import pickle
-
     import torch
     from transformers.trainer_pt_utils import safe_globals
 
     try:
+        check_torch(path)
         with safe_globals():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except StateError:
+        raise
+    except Exception as error:  # what a made-up pickle raises has no common root
         raise StateError(f"{path.name} of the state cannot be read", _REPAIR) from error
+    check_tensors(found, path.name)
+    return found
 
 
 def rng_name(rank: int, world_size: int) -> str:
@@ -156,13 +160,20 @@ def capture_rng(world_size: int) -> dict[str, Any]:
 
 
 def restore_rng(states: dict[str, Any]) -> bool:
-    """Set the random state of this process; False where it holds none for this GPU."""
+    """Set the random state of this process; False where it holds none for this GPU.
+
+    Raises:
+        StateError: it is no random state.
+    """
     import numpy as np
     import torch
 
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    torch.random.set_rng_state(states["cpu"])
+    try:
+        random.setstate(states["python"])
+        np.random.set_state(states["numpy"])
+        torch.random.set_rng_state(states["cpu"])
+    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+        raise StateError("the stored random state is none", _REPAIR) from error
     if not torch.cuda.is_available():
         return True
     cuda = states.get("cuda")
@@ -292,6 +303,7 @@ def adapter_header(path: Path) -> dict[str, tuple[list[int], str]]:
 
     dtypes = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {
@@ -364,13 +376,11 @@ def _check_moment(entry: Any, shape: list[int], index: int) -> None:
     if not isinstance(entry, dict):
         raise StateError(f"{OPTIMIZER} holds no moments for parameter {index}", _REPAIR)
     for key, value in entry.items():
-        factored = key.endswith(("_row", "_col"))  # Adafactor's, one dimension less
-        if (
-            isinstance(value, torch.Tensor)
-            and value.dim() > 0
-            and not factored
-            and list(value.shape) != shape
-        ):
+        if not isinstance(value, torch.Tensor) or value.dim() == 0:
+            continue
+        factored = str(key).endswith(("_row", "_col"))  # Adafactor's, one dimension less
+        fits = (shape[:-1], shape[:-2] + shape[-1:]) if factored else (shape,)
+        if list(value.shape) not in fits:
             raise StateError(
                 f"{OPTIMIZER}: {key} of parameter {index} has shape {list(value.shape)}, "
                 f"the parameter has {shape}",

@@ -29,6 +29,7 @@ import msgspec
 
 from mvc.engine import base as bases
 from mvc.engine import checkpoint, environment, ranks, rows, schedule, state
+from mvc.engine.quiet import quiet
 from mvc.engine.session import Session
 from mvc.errors import DiskFull, EngineError, Interrupted, OutOfMemory, TrainingFailed
 from mvc.settings import Settings
@@ -70,24 +71,11 @@ class Job(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         """What a checkpoint of this batch belongs to."""
-        shape = msgspec.json.encode(self.settings).decode()
+        how = msgspec.structs.replace(self.settings.train, checkpoint_steps=0)
+        shape = msgspec.json.encode((self.settings.base.digest, self.settings.lora, how)).decode()
         return checkpoint.batch_key(
             [self.parent, self.data_md5, self.adapter_md5, str(self.nproc), shape]
         )
-
-
-def plan_rows(job: Job, session: Session) -> tuple[rows.Rows, Any]:
-    """The batch's rows, tokenised and packed, and its collator.
-
-    Raises:
-        DataError: the file cannot be a batch.
-    """
-    from mvc.engine import files
-
-    tokenizer = session.tokenizer(job.settings)
-    records = files.read(Path(job.data))
-    prepared = rows.prepare(records, tokenizer, job.settings.train, job.data_md5)
-    return prepared, rows.collator(tokenizer, prepared.seq_lengths is not None)
 
 
 def run(
@@ -113,22 +101,26 @@ def run(
     """
     from mvc.engine.trainer import build
 
-    prepared, collator = plan_rows(job, session)
+    prepared = session.rows(job.settings, Path(job.state), Path(job.data), job.data_md5)
+    tokenizer = session.tokenizer(job.settings, Path(job.state))
+    collator = rows.collator(tokenizer, prepared.seq_lengths is not None)
     batch = Batch(job, prepared, progress, should_stop)
     schedule.check(job.settings.train, job.lifetime_step, batch.num_steps)
     resumed = checkpoint.newest(batch.checkpoints, job.key)
     if resumed:
         batch.resume(resumed)
+    batch.tell_losses()
     if batch.done < batch.num_steps:
         progress.stage("Loading the model")
         try:
             with (
-                bases.quiet(),
+                quiet(),
                 _foreign_errors(job),
                 session.adapter(job.settings, batch.source) as model,
             ):
                 trainer = build(batch, model, collator)
                 progress.start(job.data_name, batch.num_steps, batch.done)
+                batch.started = time.monotonic()  # loading is no part of the pace
                 trainer.train()
                 batch.finish(trainer)
         finally:
@@ -165,7 +157,7 @@ class Batch:
         )
         self.lengths = [len(self.rows.input_ids[i]) for i in self.order]
         self.started = time.monotonic()
-        self.resumed_at = 0
+        self.resumed_at = self.tokens_at_resume = 0
 
     @property
     def checkpoints(self) -> Path:
@@ -194,6 +186,7 @@ class Batch:
         self.done = self.resumed_at = manifest.step
         self.curve, self.pending = list(manifest.curve), list(manifest.pending)
         self.tokens, self.seconds_before = manifest.tokens, manifest.seconds
+        self.tokens_at_resume = manifest.tokens
         self.warnings = list(manifest.warnings)
         self.progress.note(
             f"resuming {self.job.data_name} at step {self.done} of {self.num_steps}, "
@@ -224,14 +217,31 @@ class Batch:
             self.warnings.append(text)
             self.progress.note(text)
 
+    def tell_losses(self) -> None:
+        """Say what `max_length` did: no record that was not trained may look trained."""
+        found, size = self.rows, self.train.max_length
+        for number, fate in (
+            (found.num_dropped, "had nothing to train within {} tokens and were left out"),
+            (found.num_truncated - found.num_dropped, "were cut off at {} tokens"),
+        ):
+            if number > 0:
+                self.warn(f"{number} of {found.num_records} records {fate.format(size)}")
+        if found.num_split:
+            text = f"{found.num_split} of {found.num_records} records were split at {size} tokens"
+            self.progress.note(f"{text} (none is lost)")
+
     def record(self, trainer: BatchTrainer, logs: dict[str, float]) -> None:
         """One optimizer step is done: check it, log it, and write a checkpoint if one is due."""
-        loss = logs["loss"]
-        if not math.isfinite(loss):
+        loss, norm = logs["loss"], logs.get("grad_norm", 0.0)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"loss of {self.job.data_name} became {loss}"
+            if math.isfinite(loss):
+                what = f"gradient of {self.job.data_name} became {norm}"
             raise TrainingFailed(
-                f"the loss of {self.job.data_name} became {loss} at step {self.done + 1}",
+                f"the {what} at step {self.done + 1}",
                 "look for broken rows with `mvc train --dry-run --dump rows.jsonl FILE`, or lower "
-                "train.learning_rate in mvc.toml",
+                "train.learning_rate in mvc.toml"
+                + ("; at a batch's first step, `mvc rollback` the one before" * (not self.done)),
             )
         begin = self.done * self.rows_per_step
         self.tokens += sum(self.lengths[begin : begin + self.rows_per_step])
@@ -268,7 +278,7 @@ class Batch:
             StepReport(
                 point=point,
                 num_steps=self.num_steps,
-                tokens_per_s=self.tokens / max(self.seconds, 1e-9),
+                tokens_per_s=(self.tokens - self.tokens_at_resume) / max(seconds, 1e-9),
                 memory_bytes=environment.peak_memory_bytes(),
                 seconds_left=seconds / steps * (self.num_steps - self.done),
             )
@@ -310,6 +320,7 @@ class Batch:
         """The last step is done: write the batch's state."""
         if self.done == self.num_steps:
             trainer.check_moments(self.done - self.resumed_at)
+            trainer.check_finite()
             self.write(trainer)
 
     def verify(self) -> None:

@@ -115,6 +115,23 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
                 "nothing was recorded; please report this with the output of `mvc show`",
             )
 
+    def check_finite(self) -> None:
+        """Refuse weights or moments that are not numbers: the last step's loss came before it.
+
+        Raises:
+            TrainingFailed: one is infinite or no number.
+        """
+        import torch
+
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = [v for entry in self.optimizer.state.values() for v in entry.values()]
+        for tensor in (*weights, *moments):
+            if isinstance(tensor, torch.Tensor) and not torch.isfinite(tensor).all():
+                raise TrainingFailed(
+                    f"the weights of {self.batch.job.data_name} became infinite or no number",
+                    "nothing was recorded; lower train.learning_rate in mvc.toml",
+                )
+
     def write_state(self, folder: Path) -> list[FileDigest]:
         """Write all of the state but the random states, as it stands now."""
         batch = self.batch

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from mvc.engine import ranks, train
 from mvc.engine.launch import PARENT, STOP_FILE
@@ -47,19 +48,27 @@ class _Telling:
     def stop(self) -> None: ...
 
 
-def _end_with(parent: int) -> None:
-    """End this rank when the launcher is gone: an orphan must not write into the run folder."""
+def _end_with(parent: int, created: float) -> None:
+    """End this rank when the launcher is gone: an orphan must not write into the run folder.
+
+    Gone is also a process that nobody has waited for yet, and another one under its number.
+    """
     while True:
         try:
-            os.kill(parent, 0)
-        except OSError:
+            launcher = psutil.Process(parent)
+            alive = launcher.create_time() == created
+            alive = alive and launcher.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            alive = False
+        if not alive:
             os._exit(1)
         time.sleep(0.1)
 
 
 def main(path: str) -> int:
     """Train the job in the file `path`; returns the exit code."""
-    threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
+    pid, created = os.environ[PARENT].split()
+    threading.Thread(target=_end_with, args=(int(pid), float(created)), daemon=True).start()
     job = msgspec.json.decode(Path(path).read_bytes(), type=train.Job)
     first = ranks.rank() == 0
     progress: Progress = _Telling() if first else SILENT

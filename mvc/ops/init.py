@@ -136,6 +136,7 @@ def _build(at: Layout, text: str, now: datetime | None, progress: Progress) -> I
         parent=None,
         branch="main",
         when=when,
+        ends_run=True,
     )
     commit = workspace.promote(at, new)
     return InitResult(

@@ -21,12 +21,13 @@ from mvc.types import DataFile, FileDigest, RunInfo
 
 
 def begin(
-    at: Layout, data: DataFile, parent: str, key: str, *, restart: bool
+    at: Layout, data: DataFile, parent: str, key: str, *, restart: bool, **words: Any
 ) -> tuple[FileDigest, ...]:
     """Make the run folder this batch's: its data copied in, its checkpoints kept.
 
     The copy is what is trained and what is committed, so that a file that changes meanwhile
-    cannot come between the two.
+    cannot come between the two. `words` are the command's own (`again`, `nproc`, `message`,
+    `settings`), kept so that it can be named and gone on with.
 
     Returns:
         The copied files, hashed, by their path under `.mvc/run/data/`.
@@ -41,7 +42,7 @@ def begin(
     if found and found.get("key") != key:
         steps = by_number(at.run / "checkpoints")
         if steps and not restart:
-            raise _in_progress(found, data, parent, steps[0][0])
+            raise _in_progress(found, data, parent, steps[0][0], words)
         drop(at)
     elif restart:
         drop(at)
@@ -61,25 +62,64 @@ def begin(
             f"{data.path} changed while it was read",
             "run `mvc train` again when nothing writes to it",
         )
-    note = {"key": key, "md5": data.md5, "name": data.name, "path": str(data.path)}
-    note["parent"] = parent
+    note = {"key": key, "md5": data.md5, "name": data.name, "parent": parent, **words}
+    note["path"] = str(data.path.resolve())
     files.atomic_write(_note(at), json.dumps(note).encode())
     return objects.hash_folder(at.run / "data")
 
 
-def _in_progress(found: dict[str, Any], data: DataFile, parent: str, step: int) -> RepoError:
-    name, path = found.get("name"), shlex.quote(str(found.get("path")))
+def _in_progress(
+    found: dict[str, Any], data: DataFile, parent: str, step: int, words: dict[str, Any]
+) -> RepoError:
+    name, way = found.get("name"), _command(found)
     again = f"`mvc train --restart {shlex.quote(str(data.path))}` throws that checkpoint away"
     if found.get("md5") != data.md5:
-        why, way = f"batch {name} is in progress at step {step}", f"finish it: `mvc train {path}`"
+        why, way = f"batch {name} is in progress at step {step}", f"finish it: `{way}`"
     elif found.get("parent") != parent:
         old = str(found.get("parent"))[:10]
         why = f"batch {name} is in progress at step {step} on commit {old}, which is not HEAD"
-        way = f"go back with `mvc checkout {old}` and run the same again"
+        way = f"go back with `mvc checkout {old}`, then `{way}`"
+    elif found.get("nproc") != words.get("nproc"):
+        why = f"{name} was interrupted at step {step} with --nproc {found.get('nproc')}"
+        way = f"go on with `{way}`"
     else:
-        why = f"mvc.toml or --nproc changed since {name} was interrupted at step {step}"
-        way = "put it back to go on"
-    return RepoError(f"{why}", f"{way}; {again}")
+        keys = _changed(found.get("settings"), words.get("settings"))
+        why = f"{keys} in mvc.toml changed since {name} was interrupted at step {step}"
+        way = f"put it back to go on with `{way}`"
+    return RepoError(why, f"{way}; {again}")
+
+
+def _changed(before: Any, now: Any) -> str:
+    """The keys of mvc.toml that differ, in words."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return "a setting"
+    keys = [
+        f"{table}.{key}"
+        for table, values in now.items()
+        for key, value in values.items()
+        if before.get(table, {}).get(key) != value
+    ]
+    return ", ".join(keys) or "a setting"
+
+
+def _command(note: dict[str, Any]) -> str:
+    """The command that goes on with a batch in progress, as a person would type it."""
+    words = ["mvc", "train"]
+    words += ["--again"] * bool(note.get("again"))
+    words += ["--nproc", str(note.get("nproc"))] if note.get("nproc", 1) != 1 else []
+    return shlex.join([*words, str(note.get("path"))])
+
+
+def command(at: Layout) -> str:
+    """How the batch in progress is gone on with."""
+    return _command(_read(at) or {})
+
+
+def kept(at: Layout, data: DataFile, parent: str | None) -> dict[str, Any] | None:
+    """What was noted of this batch, interrupted on this commit with a checkpoint; else None."""
+    found = _read(at)
+    ours = found and (found.get("md5"), found.get("parent")) == (data.md5, parent)
+    return found if ours and has_checkpoint(at) else None
 
 
 def has_checkpoint(at: Layout) -> bool:

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mvc.errors import Interrupted, MvcError, RepoError, StoreError, TrainingFailed
+import msgspec
+
+from mvc.errors import Interrupted, MvcError, RepoError, StoreError, TrainingFailed, UsageError
 from mvc.ops import record, run
 from mvc.ops.revision import made_by_mvc, state_at
 from mvc.settings import Settings
-from mvc.store import config, history, layout, objects, pointers, workspace
+from mvc.store import config, foreign, history, layout, manifest, objects, pointers, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import (
@@ -83,32 +85,50 @@ def train(
     from mvc.engine.session import Session
 
     batches = [files.identify(path) for path in paths]
-    for path in paths:
-        files.read(path)
     session = Session(at.root)
+    with Lock(at, "mvc train"):
+        _recover(at, progress)
+        _own_state(at, _begun(at), progress)  # the rows are read with its tokenizer
+        settings = config.load(at)
+    for data in batches:
+        if again or history.find_batch(at.root, data.md5) is None:
+            session.rows(settings, at.state, data.path, data.md5)
     for data in batches:
         with Lock(at, f"mvc train {shlex.quote(str(data.path))}"):
-            if done := workspace.recover(at):
-                progress.note(done)
-            if workspace.head(at.root)[1] is None:
-                raise RepoError(
-                    "this repo has no commit yet; its `mvc init` was interrupted",
-                    "delete the folder and run `mvc init` again",
-                )
-            found = None if again else history.find_batch(at.root, data.md5)
+            _recover(at, progress)
+            begun = run.kept(at, data, _begun(at)) or {}
+            found = None if again or begun else history.find_batch(at.root, data.md5)
             if found:
                 run.drop_of(at, data, found.parents)
                 yield BatchResult(commit=found, already=True)
                 continue
-            yield _train_one(at, data, session, message, nproc, restart, now, progress, should_stop)
+            words = {"again": again or begun.get("again", False), "nproc": nproc}
+            words["message"] = message or begun.get("message")
+            yield _train_one(at, data, session, words, restart, now, progress, should_stop)
+            session.forget(data.md5)
+
+
+def _recover(at: Layout, progress: Progress) -> None:
+    if done := workspace.recover(at):
+        progress.note(done)
+
+
+def _begun(at: Layout) -> str:
+    """HEAD's commit; RepoError where there is none yet."""
+    _, head = workspace.head(at.root)
+    if head is None:
+        raise RepoError(
+            "this repo has no commit yet; its `mvc init` was interrupted",
+            "delete the folder and run `mvc init` again",
+        )
+    return head
 
 
 def _train_one(
     at: Layout,
     data: DataFile,
     session: Session,
-    message: str | None,
-    nproc: int,
+    words: dict[str, Any],
     restart: bool,
     now: datetime | None,
     progress: Progress,
@@ -134,18 +154,17 @@ def _train_one(
         parent=head.commit,
         lifetime_step=head.lifetime_step,
         adapter_md5=adapter_md5,
-        nproc=nproc,
+        nproc=words["nproc"],
     )
+    words = words | {"settings": msgspec.to_builtins(settings)}
     try:
-        copied = run.begin(at, data, head.commit, job.key, restart=restart)
-        if nproc > 1:
-            result = launch.run(job, nproc, progress, should_stop)
+        copied = run.begin(at, data, head.commit, job.key, restart=restart, **words)
+        if job.nproc > 1:
+            result = launch.run(job, job.nproc, progress, should_stop)
         else:
             result = engine.run(job, session, progress, should_stop)
     except Interrupted as error:
-        raise Interrupted(
-            error.message, f"`mvc train {shlex.quote(str(data.path))}` goes on from there"
-        ) from None
+        raise Interrupted(error.message, f"`{run.command(at)}` goes on from there") from None
     except MvcError as error:
         # A batch that did not learn is not resumed, and one without a checkpoint never began.
         if isinstance(error, TrainingFailed) or not run.has_checkpoint(at):
@@ -168,7 +187,7 @@ def _train_one(
     commit = workspace.promote(
         at,
         workspace.NewCommit(
-            message=history.format_message(new, message),
+            message=history.format_message(new, words["message"]),
             files={
                 layout.CONFIG: config_text,
                 layout.DVC_YAML: record.DVC_YAML,
@@ -179,6 +198,7 @@ def _train_one(
             parent=head.commit,
             branch=to,
             when=new.time,
+            ends_run=True,
         ),
     )
     if branch is None:
@@ -206,24 +226,40 @@ def _head(at: Layout, parent: str, settings: Settings) -> Commit:
 
 
 def _clean_state(at: Layout, head: Commit, progress: Progress) -> str:
-    """Make sure that current_model/ is HEAD's state; returns the stored adapter's md5.
+    """Make sure that current_model/ is HEAD's state, every byte; returns the adapter's md5.
+
+    Raises:
+        RepoError: files in it were changed and are stored nowhere else, or the commit's tree
+            reaches out of its place.
+        ObjectCorrupt: a stored file is damaged, or the commit's manifest lies.
+    """
+    found = state_at(at, head.commit)
+    foreign.check_commit(at, head.commit)
+    vouched = manifest.files(at, [head.commit])
+    state = [each for each in vouched if each.path.startswith(f"{layout.STATE}/")]
+    objects.verify(at, state)
+    _own_state(at, head.commit, progress)
+    stored = {path: md5 for path, md5, _ in pointers.entries(at, found)}
+    return stored.get("adapter_model.safetensors", "")  # without one the engine says what is wrong
+
+
+def _own_state(at: Layout, commit: str, progress: Progress) -> None:
+    """Bring current_model/ back to `commit`'s state where files of it are missing.
 
     Raises:
         RepoError: files in it were changed and are stored nowhere else.
     """
-    found = state_at(at, head.commit)
+    found = state_at(at, commit)
     changed = objects.changed(at, found)
     if changed and (unsaved := objects.unsaved(at, layout.STATE)):
         raise RepoError(
             f"{layout.STATE}/ is not the state of HEAD: {', '.join(unsaved[:3])} "
             f"{'were' if len(unsaved) > 1 else 'was'} changed and is stored nowhere else",
-            f"put your files elsewhere, then `mvc checkout {head.short}`",
+            f"put your files elsewhere, then `mvc checkout {commit[:10]}`",
         )
     if changed:
         objects.link(at, found)
         progress.note(f"{layout.STATE}/ was brought back to HEAD's state")
-    stored = {path: md5 for path, md5, _ in pointers.entries(at, found)}
-    return stored.get("adapter_model.safetensors", "")  # without one the engine says what is wrong
 
 
 def _commit_of(
@@ -282,7 +318,8 @@ def dry_run(
         at: the model repo.
         paths: data files, or folders of them.
         dump: write the rows as they would be trained, in order, one JSON object a line
-            (`input_ids`, `labels`, and `seq_lengths` where rows are packed).
+            (`input_ids`, `labels`, and `seq_lengths` where rows are packed). A file there is
+            replaced, unless it is one of `paths` or lies in the repo.
         nproc: processes that would train together.
         progress: hears of the phases.
 
@@ -293,15 +330,20 @@ def dry_run(
     from mvc.engine import files, ranks, rows
     from mvc.engine.session import Session
 
+    if dump and dump.exists():
+        inside = dump.resolve().is_relative_to(at.root.resolve())
+        if inside or any(path.exists() and dump.samefile(path) for path in paths):
+            raise UsageError(
+                f"--dump would overwrite {dump}", "name a new file: `--dump rows.jsonl`"
+            )
     settings = config.load(at)
     how = settings.train
     session = Session(at.root)
     plans, lines = [], []
     for path in paths:
         data = files.identify(path)
-        records = files.read(path)
         progress.stage(f"Reading {data.name}")
-        found = rows.prepare(records, session.tokenizer(settings), how, data.md5)
+        found = session.rows(settings, at.state, path, data.md5)
         order = ranks.even(rows.order(found, how, data.md5), how.micro_batch_size, nproc)
         plans.append(
             BatchPlan(
@@ -312,6 +354,7 @@ def dry_run(
                 num_trainable_tokens=found.num_trainable_tokens,
                 num_truncated=found.num_truncated,
                 num_split=found.num_split,
+                num_dropped=found.num_dropped,
                 num_steps=rows.num_steps(len(order), how, nproc),
                 passes=how.passes,
                 max_length=how.max_length,

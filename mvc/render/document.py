@@ -41,7 +41,7 @@ def simple(value: Any) -> Any:
 
 
 def commit(value: Commit, marks: Sequence[str] = ()) -> dict[str, Any]:
-    """A commit as `mvc log --json` lists it; `marks` (see `marks.py`) join its own warnings."""
+    """A commit, as every answer tells it; `marks` (see `marks.py`) join its own warnings."""
     return {
         "commit": value.commit,
         "parents": list(value.parents),
@@ -61,6 +61,11 @@ def commit(value: Commit, marks: Sequence[str] = ()) -> dict[str, Any]:
         "snapshots": list(value.snapshots),
         "warnings": [*value.warnings, *marks],
     }
+
+
+def logged(value: Commit, marks: Sequence[str], *, rolled_back: bool) -> dict[str, Any]:
+    """A commit as `mvc log --json` lists it: only its line tells whether it was rolled back."""
+    return {**commit(value, marks), "rolled_back": rolled_back}
 
 
 def detail(value: CommitDetail, marks: Sequence[str] = ()) -> dict[str, Any]:

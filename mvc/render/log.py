@@ -6,13 +6,13 @@ more for everything that must not be. Owns the layout; what is worth a warning i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from rich.text import Text
 
 from mvc.render import format as fmt
-from mvc.render.marks import Lookup, marks, name
+from mvc.render.marks import Lookup, brought_back, marks, name
 from mvc.render.sparkline import sparkline
 from mvc.types import Commit, CurvePoint
 
@@ -23,7 +23,12 @@ _GAP = "  "
 
 
 def log(
-    commits: Sequence[Commit], *, now: datetime, width: int | None, lookup: Lookup
+    commits: Sequence[Commit],
+    *,
+    now: datetime,
+    width: int | None,
+    lookup: Lookup,
+    gone: Collection[str] = (),
 ) -> Iterator[Text]:
     """The history as lines, ready to print.
 
@@ -33,26 +38,23 @@ def log(
         width: Columns of the terminal; None where there is none: one commit is then one line.
         lookup: Finds a commit that `commits` may lack (the parent of the oldest, the target of a
             rollback).
+        gone: The hashes of commits that a later rollback undid (see `marks.rolled_back`): they
+            are dim, and said to be rolled back.
 
     Yields:
         One Text a line.
     """
     names = max((len(_title(commit)) for commit in commits), default=0)
-    labels = max((len(refs(commit)) for commit in commits), default=0)
+    ends = [_end(commit, gone) for commit in commits]
+    labels = max(map(len, ends), default=0)
     wide = width is None or width - _WIDE_TAKES - labels >= min(names, 14)
     taken = _WIDE_TAKES + labels if wide else _NARROW_TAKES
     room = min(names, 40, max(14, (width or 1000) - taken))
-    for commit in commits:
-        head, body = _head(commit, now), _body(commit, room, lookup, wide=wide)
-        if wide:
-            yield _join([*head, *body, refs(commit)])
-        else:
-            yield _join([*head, refs(commit)])
-            yield _join([Text(" " * 4), *body])
-        if commit.kind == "batch" and words(commit):
-            yield Text(" " * 6 + words(commit).splitlines()[0], "italic dim")
-        for mark in (*commit.warnings, *marks(commit, lookup)):
-            yield Text.assemble(" " * 6, ("! " + fmt.plain(mark), "bold red"))
+    for commit, end in zip(commits, ends, strict=True):
+        for line in _lines(commit, end, now, room, lookup, wide=wide):
+            if commit.commit in gone:
+                line.stylize("dim")
+            yield line
 
 
 def refs(commit: Commit) -> Text:
@@ -102,6 +104,28 @@ def csv(curves: Iterable[tuple[Commit, Sequence[CurvePoint]]]) -> Iterator[str]:
             )
 
 
+def _lines(
+    commit: Commit, end: Text, now: datetime, room: int, lookup: Lookup, *, wide: bool
+) -> Iterator[Text]:
+    head, body = _head(commit, now), _body(commit, room, lookup, wide=wide)
+    if wide:
+        yield _join([*head, *body, end])
+    else:
+        yield _join([*head, end])
+        yield _join([Text(" " * 4), *body])
+    if commit.kind == "batch" and words(commit):
+        yield Text(" " * 6 + words(commit).splitlines()[0], "italic dim")
+    for mark in (*commit.warnings, *marks(commit, lookup)):
+        yield Text.assemble(" " * 6, ("! " + fmt.plain(mark), "bold red"))
+
+
+def _end(commit: Commit, gone: Collection[str]) -> Text:
+    told = refs(commit)
+    if commit.commit not in gone:
+        return told
+    return Text.assemble("(rolled back)", _GAP if told else "", told)
+
+
 def _head(commit: Commit, now: datetime) -> list[Text]:
     return [
         Text(f"{_number(commit):>4}", "bold"),
@@ -121,10 +145,9 @@ def _title(commit: Commit) -> str:
 
 def _body(commit: Commit, room: int, lookup: Lookup, *, wide: bool) -> list[Text]:
     if commit.kind == "rollback":
-        target = lookup(commit.rollback_to) if commit.rollback_to else None
-        where = name(target) if target else (commit.rollback_to or "an unknown commit")[:10]
         said = (words(commit).splitlines() or [""])[0]
-        return [Text(f"rolled back to {where}", "bold magenta"), Text(said, "dim")]
+        where = f"rolled back to {brought_back(commit, lookup)}"
+        return [Text(where, "bold magenta"), Text(said, "dim")]
     if commit.kind != "batch":
         return [Text(_title(commit), "dim")]
     cells = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from mvc.types import Commit
 
@@ -20,6 +20,32 @@ def name(commit: Commit) -> str:
     if commit.kind == "batch" and commit.batch is not None:
         return f"@{commit.batch}"
     return "init" if commit.kind == "init" else commit.short
+
+
+def brought_back(rollback: Commit, lookup: Lookup) -> str:
+    """What a person calls the commit whose state `rollback` brought back."""
+    target = lookup(rollback.rollback_to) if rollback.rollback_to else None
+    return name(target) if target else (rollback.rollback_to or "an unknown commit")[:10]
+
+
+def rolled_back(commits: Sequence[Commit], elsewhere: Iterable[Commit] = ()) -> frozenset[str]:
+    """The hashes of those commits whose learning the newest one's state lacks.
+
+    Walks first parents, and from a rollback on at the commit that it brought back: what lies
+    between is rolled back, earlier rollbacks included. A commit that is not to be had ends the
+    walk: it is taken to be older than all of `commits`.
+
+    Args:
+        commits: One line, newest first, perhaps not down to its start.
+        elsewhere: Commits of other lines, through which a rollback may lead.
+    """
+    known = {commit.commit: commit for commit in (*elsewhere, *commits)}
+    live: set[str] = set()
+    here = commits[0] if commits else None
+    while here is not None and here.commit not in live:
+        live.add(here.commit)
+        here = known.get(here.rollback_to or next(iter(here.parents), ""))
+    return frozenset(commit.commit for commit in commits if commit.commit not in live)
 
 
 def before(commit: Commit, lookup: Lookup) -> Commit | None:

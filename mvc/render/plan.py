@@ -21,12 +21,13 @@ def plan(value: BatchPlan) -> Iterator[Text]:
         ("trained as", f"{sequences} of at most {fmt.count(value.max_length, 'token')}"),
         (
             "tokens",
-            f"{value.num_tokens:,}, {value.num_trainable_tokens:,} with a label ({share:.0%})",
+            f"{value.num_tokens:,}, {value.num_trainable_tokens:,} to be learned ({share:.0%})",
         ),
         ("steps", f"{value.num_steps:,} in {passes}"),
     ]
     over = [
-        (value.num_truncated, "cut off at the maximum length"),
+        (value.num_dropped, "left out: nothing to train within the maximum length"),
+        (value.num_truncated - value.num_dropped, "cut off at the maximum length"),
         (value.num_split, "split at the maximum length"),
     ]
     for number, fate in over:

@@ -28,9 +28,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
 _KEYS = [f"{table}.{key}" for table, keys in _TABLES.items() for key in keys]
 
 _FIXED_ON_A_LINE = (
-    "base.model",
-    "base.revision",
-    "base.digest",
+    "base.digest",  # not its name: the same weights may lie elsewhere on another machine
     "lora.r",
     "lora.alpha",
     "lora.target_modules",
@@ -118,6 +116,11 @@ def load(layout: Layout) -> Settings:
     Raises:
         ConfigError: the file is absent, not UTF-8, or wrong (see `parse`).
     """
+    if layout.config.is_symlink():
+        raise ConfigError(
+            f"{CONFIG} is a link; a model repo's settings are a file of its own",
+            f"bring the last one back with `rm {CONFIG}` and `git checkout HEAD -- {CONFIG}`",
+        )
     try:
         text = layout.config.read_bytes().decode()
     except OSError as error:

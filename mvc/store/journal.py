@@ -19,10 +19,10 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """What is being done.
 
     `promote` and `pull` move the branch `ref` from `was` (None: it is created) to `new`; `checkout`
-    moves HEAD. `old` is the commit that the workspace stands on (None: none yet), `new` the one it shall
-    stand on. `ref` is the full name of the branch that HEAD shall name; empty: HEAD is detached.
-    `head` is what HEAD named before: a full branch name or a commit. `pid` is the writer. With
-    `partial` only those files are linked whose objects are here (`pull --adapter-only`).
+    moves HEAD. `old` is the commit that the workspace stands on (None: none yet), `new` the one it
+    shall stand on. `ref` is the full name of the branch that HEAD shall name; empty: HEAD is
+    detached. `head` is what HEAD named before: a full branch name or a commit. `pid` is the writer.
+    With `partial` only those files are linked whose objects are here (`pull --adapter-only`).
     """
 
     op: Literal["promote", "checkout", "pull"]
@@ -33,6 +33,7 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     head: str
     pid: int
     partial: bool = False
+    ends_run: bool = False
 
 
 def write(layout: Layout, journal: Journal) -> None:

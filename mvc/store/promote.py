@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mvc.errors import StoreError
-from mvc.store import git, objects, tracked
+from mvc.store import foreign, git, objects, tracked
 from mvc.store import journal as journals
 from mvc.store.files import no_space
 from mvc.store.journal import Journal
@@ -33,7 +33,8 @@ class NewCommit:
 
     `files` are tracked files by path (None: not in this commit), `pointers` the stored folders,
     `parent` the commit it follows (None: the first), `branch` the short name of the branch that
-    moves (it is created at `parent` if there is none), `when` its time, with zone.
+    moves (it is created at `parent` if there is none), `when` its time, with zone. `ends_run`: it
+    is the batch in `.mvc/run/`, which goes; any other commit leaves a batch in progress alone.
     """
 
     message: str
@@ -42,6 +43,7 @@ class NewCommit:
     parent: str | None
     branch: str
     when: datetime
+    ends_run: bool = False
 
 
 def promote(layout: Layout, new: NewCommit) -> str:
@@ -72,6 +74,7 @@ def promote(layout: Layout, new: NewCommit) -> str:
             ref=ref,
             head=tracked.head_name(root),
             pid=os.getpid(),
+            ends_run=new.ends_run,
         )
         journals.write(layout, journal)
         try:
@@ -143,7 +146,7 @@ def settle(layout: Layout, journal: Journal) -> int:
     for name in {STATE, BATCH} - {pointer.path for pointer in pointers}:
         if _held(layout, journal.old, name):
             count += objects.unlink(layout, name)
-    if journal.op == "promote":
+    if journal.ends_run:
         shutil.rmtree(layout.run, ignore_errors=True)
     journals.clear(layout)
     return count
@@ -161,9 +164,11 @@ def recover(layout: Layout) -> str | None:
         What was done, for the user, or None.
 
     Raises:
+        RepoError: the repo tracks files where mvc keeps its own: the journal may be a stranger's.
         StoreError: the journal is damaged.
         ObjectMissing: an object that the recorded commit needs is not in the cache.
     """
+    foreign.check_here(layout)
     journal = journals.read(layout)
     objects.sweep(layout)
     if journal is None:

@@ -129,7 +129,7 @@ CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
     "another alpha": (put("alpha", "8"), "lora.alpha"),
     "dora": (put("use_dora", "true"), "lora.use_dora"),
     "other modules": (put("target_modules", '["q_proj"]'), "lora.target_modules"),
-    "another base": (put("model", '"org/other"'), "base.model"),
+    "another base": (put("model", '"org/other"'), "base model org/other"),
     "another digest": (put("digest", '"00"'), "base.digest"),
     "assistant_only on text": (put("assistant_only", "true"), "train.assistant_only"),
     "bad zone": (put("zone", '"Mars/Olympus"'), "snapshot.zone"),
@@ -185,9 +185,8 @@ def test_a_base_that_is_gone_or_another_one(
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert_refused(capfd, model, train, "is another one than this line was trained on")
     weights.write_bytes(content)
+    # The line has a tokenizer of its own: another one beside the same weights changes nothing.
     (model.base / "tokenizer.json").write_text("{")
-    assert_refused(capfd, model, train, "tokenizer")
-    shutil.copytree(away, model.base, dirs_exist_ok=True)
     assert call(capfd, "-C", model.root, *train).status == 0
 
 

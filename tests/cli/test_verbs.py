@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from syrupy.assertion import SnapshotAssertion
 from mvc.cli import main as boundary
 from mvc.errors import DataError
 from mvc.types import BatchResult, InitResult
+from tests.cli import fakes
 from tests.cli.fakes import Fake
 from tests.render import samples as s
 
@@ -38,6 +40,7 @@ def test_log_tells_the_line(line: Path, run: Run) -> None:
     assert "! 3 of 1000 rows were cut to 1024 tokens" in lines[1]
     assert "rolled back to @2" in lines[2]
     assert "@3" in lines[3]
+    assert [i for i, line in enumerate(lines) if "(rolled back)" in line] == [3]
     assert "! loss jumped: starts at 2.909, @2 ended at 2.112 (+0.796)" in lines[4]
     assert "snapshot 2026-11-20" in lines[5]
     assert "11:03" in lines[5]  # Berlin
@@ -75,6 +78,7 @@ def test_log_as_json_has_the_promised_keys(line: Path, run: Run) -> None:
     assert told[3]["snapshots"] == ["2026-11-20"]
     assert "jumped" in told[2]["warnings"][0]
     assert told[1]["rollback_to"] == told[3]["commit"]
+    assert [entry["rolled_back"] for entry in told] == [False, False, True, False, False, False]
 
 
 def test_log_as_csv_has_each_batch_once(line: Path, run: Run) -> None:
@@ -86,8 +90,31 @@ def test_log_as_csv_has_each_batch_once(line: Path, run: Run) -> None:
 def test_log_as_plot(line: Path, run: Run) -> None:
     out = run("-C", line, "log", "--plot")[1]
     assert "@2 snapshot 2026-11-20" in out
+    assert "@3 (rolled back)" in out
+    assert "rolled back to @2" in out
     assert "lifetime steps" in out
     assert "\x1b" not in out
+
+
+def test_a_limit_that_hides_the_target_changes_nothing(line: Path, run: Run) -> None:
+    whole = json.loads(run("-C", line, "log", "--json")[1])
+    for num in range(1, 6):
+        assert json.loads(run("-C", line, "log", "-n", num, "--json")[1]) == whole[:num]
+    told = json.loads(run("-C", line, "log", "HEAD~2", "--json")[1])
+    assert not any(entry["rolled_back"] for entry in told)  # what that state has learned
+
+
+def test_a_rollback_to_another_branch_keeps_what_both_share(repo: Path, run: Run) -> None:
+    fakes.commit(repo, s.INIT, {})
+    fakes.commit(repo, s.ONE, {})
+    fakes.git(repo, "switch", "-q", "-c", "other")
+    there = fakes.commit(repo, s.TWO, {})
+    fakes.git(repo, "switch", "-q", "main")
+    fakes.commit(repo, s.THREE, {})
+    fakes.commit(repo, replace(s.ROLLBACK, rollback_to=there), {})
+    told = json.loads(run("-C", repo, "log", "--json")[1])
+    assert [entry["batch"] for entry in told if entry["rolled_back"]] == [3]
+    assert sum("(rolled back)" in row for row in run("-C", repo, "log")[1].splitlines()) == 1
 
 
 def test_a_mistake_in_the_settings_does_not_hide_the_history(line: Path, run: Run) -> None:

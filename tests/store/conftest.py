@@ -83,6 +83,7 @@ def batch_commit(layout: Layout, seed: int) -> workspace.NewCommit:
         parent,
         branch or f"from-{seed}",
         START + timedelta(hours=seed),
+        ends_run=True,
     )
 
 

@@ -220,9 +220,7 @@ def test_an_edit_of_no_toml() -> None:
 @pytest.mark.parametrize(
     "edit",
     [
-        "base.model=other",
         "base.digest=sha256:1",
-        "base.revision=def",
         "lora.r=8",
         "lora.alpha=8",
         "lora.target_modules=q_proj",
@@ -240,6 +238,13 @@ def test_what_a_line_fixes(edit: str) -> None:
     assert f"`{edit.split('=')[0]}` is" in caught.value.message
     assert "back under" in caught.value.hint
     assert "mvc init" in caught.value.hint
+
+
+@pytest.mark.parametrize("edit", ["base.model=/elsewhere/base", "base.revision=def"])
+def test_the_same_weights_may_have_another_name(edit: str) -> None:
+    """The digest, checked at every load, is what makes a base the same one."""
+    line = config.parse(config.new_text(BASE))
+    config.check_line(config.parse(config.new_text(BASE, [edit])), line)
 
 
 def test_what_may_change_on_a_line() -> None:
