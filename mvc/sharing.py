@@ -1,11 +1,51 @@
-"""Frozen records of what sharing did: floor 0, as `types`, whose records they hold."""
+"""Frozen records of sharing, and of what it did: floor 0, as `types`, whose records they hold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from mvc.types import Commit, Transfer
+from mvc.types import Commit
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Where a model repo is shared. URLs are as configured; show them through `remotes.masked`.
+
+    `git_url` or `data_url` is None where only the other half is configured: a plain `git remote`
+    or a plain `dvc remote`. `default` is DVC's default remote.
+    """
+
+    name: str
+    git_url: str | None
+    data_url: str | None
+    default: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One object that a commit needs.
+
+    `size_bytes` and `sha256` are what the commit vouches for (None where it says nothing), `path`
+    is the file's name in the repo (`current_model/optimizer.pt`) and `commit` the first commit
+    that names it, both for messages.
+    """
+
+    md5: str
+    size_bytes: int | None
+    sha256: str | None
+    path: str
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What a push or fetch of objects moved; `num_present` were there already."""
+
+    num_objects: int
+    num_bytes: int
+    num_present: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +117,38 @@ class CloneResult:
     snapshots: tuple[str, ...]
     partial: bool
     objects: Transfer
+
+
+Verdict = Literal["good", "unsigned", "stranger", "bad"]
+"""Of a signature: by a trusted key; none; by a key not known or not trusted; broken or expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What git says of the signature of one commit or snapshot tag.
+
+    `name` is the commit's hash or the tag's name, `commit` what it is or points to, `signer` and
+    `key` whose it is as far as git knows, `detail` why it is not good, in words.
+    """
+
+    kind: Literal["commit", "tag"]
+    name: str
+    commit: str
+    verdict: Verdict
+    signer: str
+    key: str
+    detail: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """What `mvc verify` looked at; `required` tells whether this user refuses what is not good."""
+
+    signatures: tuple[Signature, ...]
+    required: bool
+
+    @property
+    def good(self) -> bool:
+        """Whether every commit and tag has a good signature."""
+        return all(each.verdict == "good" for each in self.signatures)

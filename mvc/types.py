@@ -67,6 +67,7 @@ class BatchPlan:
     `num_rows` are records in the file, `num_sequences` the rows as trained (after splitting and
     packing, one pass), `num_tokens` their tokens in one pass, `num_trainable_tokens` those with a
     label, `num_truncated` and `num_split` the records over `max_length` and what became of them,
+    `num_dropped` those of them that had nothing left to train,
     `num_steps` the optimizer steps over all passes.
     """
 
@@ -77,6 +78,7 @@ class BatchPlan:
     num_trainable_tokens: int
     num_truncated: int
     num_split: int
+    num_dropped: int
     num_steps: int
     passes: int
     max_length: int
@@ -278,48 +280,6 @@ class Snapshot:
     message: str
 
 
-# --- sharing ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """Where a model repo is shared. URLs are as configured; show them through `remotes.masked`.
-
-    `git_url` or `data_url` is None where only the other half is configured: a plain `git remote`
-    or a plain `dvc remote`. `default` is DVC's default remote.
-    """
-
-    name: str
-    git_url: str | None
-    data_url: str | None
-    default: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One object that a commit needs.
-
-    `size_bytes` and `sha256` are what the commit vouches for (None where it says nothing), `path`
-    is the file's name in the repo (`current_model/optimizer.pt`) and `commit` the first commit
-    that names it, both for messages.
-    """
-
-    md5: str
-    size_bytes: int | None
-    sha256: str | None
-    path: str
-    commit: str
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """What a push or fetch of objects moved; `num_present` were there already."""
-
-    num_objects: int
-    num_bytes: int
-    num_present: int
-
-
 # --- results of verbs ---------------------------------------------------------------------------
 
 
@@ -401,9 +361,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class FsckResult:
-    """What `mvc fsck` looked at and what it found."""
+    """What `mvc fsck` looked at and found; `num_absent` objects are on a remote only."""
 
     num_commits: int
     num_objects: int
     num_bytes: int
     findings: tuple[Finding, ...]
+    num_absent: int = 0
+    num_repaired: int = 0

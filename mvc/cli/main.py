@@ -29,6 +29,12 @@ VERBS = {
     "snapshots": "list the pinned days",
     "checkout": "put a revision's state into current_model/",
     "rollback": "a new commit with an older revision's state",
+    "remote": "where this repo is shared: list, add, remove",
+    "push": "send the branch, its snapshots and their objects",
+    "pull": "bring the branch forward to the remote's",
+    "fetch": "bring what the remote has, and move nothing",
+    "clone": "a model repo from its remote, with the newest state",
+    "verify": "check the signatures of commits and snapshots",
     "fsck": "check every stored object against its hash",
     "demo": "see it all work on a small model, in a few minutes",
 }

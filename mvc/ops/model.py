@@ -11,6 +11,7 @@ from mvc.store.layout import Layout
 from mvc.types import SILENT, Progress, ShouldStop, never_stop
 
 if TYPE_CHECKING:
+    from mvc.sharing import FetchResult, PullResult, PushResult, Remote, VerifyResult
     from mvc.types import (
         BatchPlan,
         BatchResult,
@@ -102,6 +103,50 @@ class Model:
         from mvc.ops import rollback
 
         return rollback.rollback(self.layout, rev, message=message, progress=self.progress)
+
+    def remote(self) -> list[Remote]:
+        """`mvc.ops.remote.remote`: where this repo is shared."""
+        from mvc.ops import remote
+
+        return remote.remote(self.layout)
+
+    def push(self, remote: str | None = None, *, all_states: bool = False) -> PushResult:
+        """`mvc.ops.push.push`: sends objects, then the branch and snapshots."""
+        from mvc.ops import push
+
+        return push.push(self.layout, remote, all_states=all_states, progress=self.progress)
+
+    def fetch(self, remote: str | None = None, *, all_states: bool = False) -> FetchResult:
+        """`mvc.ops.fetch.fetch`: brings what the remote has; nothing moves."""
+        from mvc.ops import fetch
+
+        return fetch.fetch(self.layout, remote, all_states=all_states, progress=self.progress)
+
+    def pull(
+        self,
+        remote: str | None = None,
+        *,
+        adapter_only: bool = False,
+        all_states: bool = False,
+        keep_as: str | None = None,
+    ) -> PullResult:
+        """`mvc.ops.pull.pull`: brings what the remote has and moves the branch forward."""
+        from mvc.ops import pull
+
+        return pull.pull(
+            self.layout,
+            remote,
+            adapter_only=adapter_only,
+            all_states=all_states,
+            keep_as=keep_as,
+            progress=self.progress,
+        )
+
+    def verify(self, rev: str = "HEAD", limit: int | None = None) -> VerifyResult:
+        """`mvc.ops.verify.verify`: the signatures of commits and snapshots."""
+        from mvc.ops import verify
+
+        return verify.verify(self.layout, rev, limit, progress=self.progress)
 
     def fsck(self) -> FsckResult:
         """`mvc.ops.fsck.fsck`: checks every stored object and every commit."""

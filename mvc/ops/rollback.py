@@ -10,7 +10,7 @@ from mvc.errors import RepoError
 from mvc.ops import record
 from mvc.ops.checkout import refuse_dirty
 from mvc.ops.revision import batch_at, made_by_mvc, resolve, state_at
-from mvc.store import config, history, layout, pointers, workspace
+from mvc.store import config, history, layout, manifest, objects, pointers, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, CheckoutResult, Commit, Progress
@@ -47,6 +47,7 @@ def rollback(
             )
         target, made = history.commit(at.root, found.commit), made_by_mvc(at, found.commit)
         state, batch = state_at(at, target.commit), batch_at(at, target.commit)
+        objects.verify(at, manifest.files(at, [target.commit]))
         now_stored = dict(e[:2] for e in pointers.entries(at, state_at(at, head)))
         to_come = dict(e[:2] for e in pointers.entries(at, state))
         if now_stored == to_come:

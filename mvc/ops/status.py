@@ -7,7 +7,7 @@ from typing import Literal
 from mvc.errors import RepoError
 from mvc.ops import run
 from mvc.ops.revision import state_at
-from mvc.store import git, history, layout, pointers, tracked
+from mvc.store import git, history, layout, pointers, refs, tracked
 from mvc.store import lock as locks
 from mvc.store.layout import Layout
 from mvc.types import Status
@@ -42,7 +42,7 @@ def status(at: Layout) -> Status:
         state=state,
         changed_files=changed,
         run=run.info(at),
-        unpushed=_unpushed(at),
+        unpushed=_unpushed(at, branch),
         locked_by=locks.holder(at),
         last_snapshot=days[0] if days else None,
         config_changed=at.config.read_bytes() != text,
@@ -51,7 +51,7 @@ def status(at: Layout) -> Status:
 
 def _state(
     at: Layout, commit: str
-) -> tuple[Literal["clean", "modified", "missing"], tuple[str, ...]]:
+) -> tuple[Literal["clean", "modified", "missing", "partial"], tuple[str, ...]]:
     pointer = state_at(at, commit)
     if not at.state.is_dir():
         return "missing", ()
@@ -60,9 +60,20 @@ def _state(
     from mvc.store import objects
 
     changed = objects.changed(at, pointer)
+    never_came = set(changed) & set(pointers.missing(at, pointer))
+    if changed and never_came == set(changed) and not any((at.state / p).exists() for p in changed):
+        return "partial", changed
     return ("modified", changed) if changed else ("clean", ())
 
 
-def _unpushed(at: Layout) -> int | None:
-    found = git.try_read(at.root, "rev-list", "--count", "@{upstream}..HEAD")
-    return None if found is None else int(found)
+def _unpushed(at: Layout, branch: str | None) -> int | None:
+    """The commits that the remote lacks, as it was last seen; None without a remote.
+
+    The remote is the one that the branch follows, else the only one: git's own configuration is
+    enough to tell, and DVC is not loaded.
+    """
+    names = (git.try_read(at.root, "remote") or "").split()
+    remote = git.try_read(at.root, "config", "--get", f"branch.{branch}.remote") if branch else None
+    if remote not in names:
+        remote = names[0] if len(names) == 1 else None
+    return None if remote is None else len(refs.unsent(at.root, remote, ["HEAD"]))

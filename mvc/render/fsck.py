@@ -18,6 +18,8 @@ def fsck(result: FsckResult) -> Iterator[Text]:
             ("! ", "bold red"), (where, "yellow"), f"{fmt.plain(finding.path)}: {finding.problem}"
         )
         yield Text(f"  {finding.hint}", "dim")
+    if result.num_repaired:
+        yield Text.assemble(("Mended ", "bold green"), fmt.count(result.num_repaired, "object"))
     verdict = (
         (fmt.count(len(result.findings), "problem"), "bold red")
         if result.findings
@@ -28,3 +30,9 @@ def fsck(result: FsckResult) -> Iterator[Text]:
         f": {fmt.count(result.num_commits, 'commit')}, "
         f"{fmt.count(result.num_objects, 'stored object')}, {fmt.size(result.num_bytes)} read",
     )
+    if result.num_absent:
+        absent = fmt.count(result.num_absent, "object")
+        text = (
+            f"  {absent} of older commits not here; a checkout brings what it needs from the remote"
+        )
+        yield Text(text, "dim")

@@ -16,6 +16,7 @@ _STATE = {
     "clean": ("matches HEAD", "green"),
     "modified": ("differs from HEAD", "red"),
     "missing": ("is not there", "red"),
+    "partial": ("has what inference needs; the rest was not fetched", "yellow"),
 }
 
 
@@ -36,7 +37,8 @@ def status(value: Status, *, now: datetime) -> Iterator[Text]:
         last = f"{fmt.plain(head.data.name)}, loss {fmt.loss(head.loss.first)} → "
         lines.append(("last batch", last + fmt.loss(head.loss.last)))
     lines.append(("state", Text.assemble("current_model/ ", _STATE[value.state])))
-    lines += [("", fmt.plain(path)) for path in value.changed_files]
+    if value.state != "partial":
+        lines += [("", fmt.plain(path)) for path in value.changed_files]
     if value.run is not None:
         lines.append(("in progress", _run(value.run)))
     if value.locked_by:
@@ -57,7 +59,9 @@ def _run(run: RunInfo) -> Text:
 
 
 def _hints(value: Status) -> Iterator[str]:
-    if value.state != "clean":
+    if value.state == "partial":
+        yield "run `mvc pull` to bring the rest, which training needs"
+    elif value.state != "clean":
         yield "run `mvc checkout HEAD` to put HEAD's state back"
     if value.run is not None and not value.run.live:
         yield "run `mvc train` with the same file to go on from its checkpoint"

@@ -10,11 +10,12 @@ import errno
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from mvc.errors import StoreError
+from mvc.store import foreign
 from mvc.store.files import TEMPORARY, atomic_write, no_space, sync_file, sync_folders, temporary
 from mvc.store.layout import Layout
 from mvc.store.pointers import BLOCK, cache_folder, object_path, walk
@@ -29,17 +30,25 @@ _LINKS = "reflink,hardlink,symlink,copy"
 
 @contextmanager
 def dvc_repo(layout: Layout) -> Iterator[Any]:
-    """DVC's Repo object, its foreign errors wrapped."""
+    """DVC's Repo object, its foreign errors wrapped.
+
+    Raises:
+        RepoError: the tracked configuration asks for what only this machine may decide.
+    """
+    foreign.check_dvc(layout)
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     _hush()
     try:
         repo = Repo(str(layout.root))
-        try:
+    except Exception as error:  # a .gitmodules that is none is a ValueError of dulwich's
+        raise StoreError(
+            f"DVC cannot open this repo: {error}", "run `dvc doctor` to see its set-up"
+        ) from error
+    try:
+        with closing(repo):
             yield repo
-        finally:
-            repo.close()
     except DvcException as error:
         raise StoreError(f"DVC refused: {error}", "run `dvc doctor` to see its set-up") from error
 

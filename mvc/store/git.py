@@ -89,10 +89,27 @@ def try_read(root: Path, *args: str) -> str | None:
         return None
 
 
-def cat(root: Path, names: Sequence[str]) -> list[bytes | None]:
-    """The content of many objects (`COMMIT:PATH`) by one git; None for one that is not there."""
+def said(root: Path, *args: str) -> tuple[int, str]:
+    """The exit code and the stderr of a reading git command, where a failure is an answer."""
+    done = subprocess.run(
+        ["git", *args],
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=_environment(None),
+        check=False,
+    )
+    return done.returncode, done.stderr.decode(errors="replace")
+
+
+def cat(root: Path, names: Sequence[str], *, exact: bool = False) -> list[bytes | None]:
+    """The content of many objects (`COMMIT:PATH`) by one git; None for one that is not there.
+
+    `exact` reads the object of that name even where refs/replace offers another.
+    """
     stdin = "".join(f"{name}\n" for name in names).encode()
-    out = memoryview(read_bytes(root, "cat-file", "--batch", stdin=stdin))
+    how = ("--no-replace-objects",) if exact else ()
+    out = memoryview(read_bytes(root, *how, "cat-file", "--batch", stdin=stdin))
     found: list[bytes | None] = []
     at = 0
     for _ in names:

@@ -186,6 +186,19 @@ def commit(root: Path, rev: str = "HEAD") -> Commit:
     return log(root, rev, limit=1)[0]
 
 
+def commits(root: Path, hashes: Sequence[str]) -> list[Commit]:
+    """These commits, in their order.
+
+    Raises:
+        RevisionNotFound: one of them is not in this repo.
+    """
+    found: list[Commit] = []
+    for start in range(0, len(hashes), _CHUNK):
+        some = hashes[start : start + _CHUNK]
+        found += _log(root, some[0], "--no-walk=unsorted", *some, "--")
+    return found
+
+
 def effective_line(root: Path, rev: str = "HEAD") -> Iterator[Commit]:
     """The commits whose learning is in the state of `rev`, newest first.
 

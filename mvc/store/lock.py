@@ -49,6 +49,12 @@ class Lock:
         self._lock = _file_lock(layout)
 
     def __enter__(self) -> Self:
+        if self._layout.private.is_symlink() or self._layout.lock.is_symlink():
+            raise StoreError(
+                f"{self._layout.private} is a link, or its lock is: mvc would write where it "
+                "points to",
+                f"remove it (`rm {self._layout.private}`); mvc makes a folder there",
+            )
         try:
             with no_space():
                 self._layout.private.mkdir(exist_ok=True)

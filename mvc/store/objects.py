@@ -9,10 +9,12 @@ importing DVC (`pointers`) are offered here too: the rest of mvc needs this one 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvc.errors import ObjectMissing, StoreError
+from mvc.errors import ObjectCorrupt, ObjectMissing, StoreError
+from mvc.sharing import Wanted
 from mvc.store.cache import (
     INIT_FILES,
     PROTECTED,
@@ -60,6 +62,7 @@ __all__ = [
     "sweep",
     "unlink",
     "unsaved",
+    "verify",
     "verify_object",
 ]
 
@@ -182,9 +185,53 @@ def link_present(layout: Layout, pointer: Pointer) -> int:
     return _lay(layout, pointer.path, wanted, True)
 
 
+def verify(
+    layout: Layout, wanted: Sequence[Wanted], held: Sequence[Wanted] = (), *, deep: bool = True
+) -> None:
+    """Read objects whole and refuse one that is not what its commit vouches for.
+
+    What is not in the cache is `require`'s to tell.
+
+    Args:
+        layout: The repo.
+        wanted: The objects, `path` being where they belong in the workspace.
+        held: What the workspace stands on: an object vouched for alike there is not read again
+            while the file is as DVC last saw it.
+        deep: Read also what is as it was when it was last linked (inode, mtime and size in DVC's
+            state database). Reading costs four times a copy (FACTS.md, md5), a checkout next to
+            nothing: it trusts, training and pulling do not.
+
+    Raises:
+        ObjectCorrupt: naming the file, the commit and what is wrong.
+    """
+    cache = cache_folder(layout)
+    trusted = {(item.md5, item.sha256, item.size_bytes) for item in held}
+    with dvc_repo(layout) as repo:
+        for item in wanted:
+            path, here = object_path(cache, item.md5), layout.root / item.path
+            same = (item.md5, item.sha256, item.size_bytes) in trusted
+            if not path.is_file() or (same and _known_md5(repo.state, here) == item.md5):
+                continue
+            if not deep and _known_md5(repo.state, path) == item.md5:
+                continue
+            found = hash_file(path, item.path)
+            if item.size_bytes not in (None, found.size_bytes):
+                problem = f"is {found.size_bytes} bytes, should be {item.size_bytes}"
+            elif found.md5 != item.md5:
+                problem = f"should hash to {item.md5}, hashes to {found.md5}"
+            elif item.sha256 not in (None, found.sha256):
+                problem = "does not match the SHA-256 that the commit vouches for"
+            else:
+                continue
+            raise ObjectCorrupt(
+                f"{item.path} of commit {item.commit[:10]} is damaged in the cache: it {problem}",
+                "`mvc fsck --repair` mends it from a remote; `mvc fsck` shows all that is damaged",
+            )
+
+
 def unlink(layout: Layout, name: str) -> int:
     """Remove the workspace folder `name`, that the commit does not have; returns the file count."""
-    return _lay(layout, name, {}, True) if walk(layout.root / name) else 0
+    return _lay(layout, name, {}, True) if (layout.root / name).is_dir() else 0
 
 
 def _lay(layout: Layout, name: str, wanted: dict[str, str], overwrite: bool) -> int:
@@ -214,18 +261,29 @@ def _lay(layout: Layout, name: str, wanted: dict[str, str], overwrite: bool) -> 
             if not (target.is_file() and target.samefile(source)):
                 if target.exists() and not overwrite:
                     continue
+                if (link := _linked(folder, target)) is not None:
+                    raise StoreError(
+                        f"{link} is a link, and {path} would be written through it",
+                        f"remove it (`rm {link}`), then run the same command again",
+                    )
                 if not _is_stored(layout, state, target):
                     rescue(layout, target)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link_file(source, target, links)
                 count += 1
-            told.append((str(target), HashInfo("md5", md5), _info(target)))
+            told += [(str(p), HashInfo("md5", md5), _info(p)) for p in (target, source)]
         if folder.is_dir():
             sync_folders({folder} | {(folder / path).parent for path in wanted})
             state.save_many(told, localfs)
             # DVC removes a folder that it linked itself when no pointer names it any more
             state.save_link(str(folder), localfs)
     return count
+
+
+def _linked(folder: Path, target: Path) -> Path | None:
+    """A link in the place of a folder between `folder` and `target`, if there is one."""
+    parents = [p for p in target.parents if p.is_relative_to(folder)]
+    return next((p for p in parents if p.is_symlink()), None)
 
 
 def _link_file(source: Path, target: Path, links: list[str]) -> None:

@@ -12,6 +12,8 @@ import io
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +24,10 @@ from mvc.types import Pointer
 BLOCK = 1 << 20
 Entry = tuple[str, str, int | None]
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
+_DEEPEST = 20
+_LARGEST = 64 << 20
+"""Bytes of a pointer or a list of files: half a million entries."""
+_LONGEST_PATH, _LONGEST_NAME = 1024, 255
 _FETCH = "fetch it with `mvc pull` or `dvc fetch`"
 
 
@@ -65,10 +71,13 @@ def parse_pointer(text: bytes | str, name: str) -> Pointer:
     def wrong(what: str) -> StoreError:
         return StoreError(f"{name}: {what}", f"bring it back with `git checkout HEAD -- {name}`")
 
+    if len(text) > _LARGEST:
+        raise wrong(f"is {len(text)} bytes, too large for a pointer")
     try:
+        _plain(text)
         content = YAML(typ="safe").load(text)
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise wrong("is not a DVC pointer (no YAML)") from error
+    except (YAMLError, ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError
+        raise wrong(f"is not a DVC pointer (no plain YAML): {str(error)[:200]}") from error
     outs = content.get("outs") if isinstance(content, dict) else None
     if not isinstance(outs, list) or len(outs) != 1 or not isinstance(outs[0], dict):
         raise wrong("must have exactly one output")
@@ -79,19 +88,70 @@ def parse_pointer(text: bytes | str, name: str) -> Pointer:
     if not isinstance(md5, str) or not _MD5.fullmatch(md5):
         raise wrong(f"{md5!r} is not an md5")
     size, count = out.get("size", 0), out.get("nfiles", 1)
-    if not isinstance(size, int) or not isinstance(count, int) or not isinstance(meta, dict):
+    if not _is_count(size) or not _is_count(count) or not isinstance(meta, dict):
         raise wrong("size and nfiles must be whole numbers and meta a table")
+    try:
+        json.dumps(meta)
+    except (TypeError, ValueError) as error:
+        raise wrong(f"its meta holds what is no plain value: {error}") from error
+    vouched = meta.get("files") or {}
+    if not isinstance(vouched, dict) or not all(map(_vouches, vouched.items())):
+        raise wrong("its meta.files must name a sha256 and a size for each path in the folder")
     return Pointer(path, md5, size, count, meta)
 
 
-def _inside(path: str) -> bool:
-    parts = path.split("/")
+def _plain(text: bytes | str) -> None:
+    """Raise ValueError for YAML that a pointer has no use for and that can be a trap.
+
+    Aliases that unfold to gigabytes, tags that name Python objects, nesting without end. Told
+    from the parser's events, of which only a few are read before such a document is refused.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        tag = getattr(event, "tag", None)
+        if isinstance(event, AliasEvent) or getattr(event, "anchor", None) or tag:
+            raise ValueError("it holds an alias, an anchor or a tag")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"it is nested more than {_DEEPEST} deep")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _vouches(item: tuple[Any, Any]) -> bool:
+    """Whether an entry of meta.files has its form; whether it is true is `manifest`'s to tell."""
+    path, entry = item
     return (
-        all(part not in ("", ".", "..") for part in parts)
+        isinstance(path, str)
+        and _stays(path)
+        and isinstance(entry, dict)
+        and isinstance(entry.get("size"), int)
+        and isinstance(entry.get("sha256"), str)
+    )
+
+
+def _inside(path: str) -> bool:
+    # A file system that folds case would take .GIT for .git.
+    return _stays(path) and path.split("/")[0].casefold() not in (".git", ".dvc", ".mvc")
+
+
+def _stays(path: str) -> bool:
+    """Whether a relative path stays below its folder and can be a file's name on any system."""
+    try:
+        names = os.fsencode(path).split(b"/")
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return (
+        all(name not in (b"", b".", b"..") and len(name) <= _LONGEST_NAME for name in names)
+        and len(path) <= _LONGEST_PATH
         and "\0" not in path
         and "\\" not in path
         and not PurePosixPath(path).is_absolute()
-        and parts[0] not in (".git", ".dvc", ".mvc")
     )
 
 
@@ -107,7 +167,8 @@ def cache_folder(layout: Layout) -> Path:
     user = os.getenv("DVC_GLOBAL_CONFIG_DIR") or platformdirs.user_config_dir("dvc", "iterative")
     dvc = layout.root / ".dvc"
     found = dvc / "cache"
-    for file in (*(Path(f, "config") for f in (system, user, dvc)), dvc / "config.local"):
+    tracked = dvc / "config"
+    for file in (*(Path(f, "config") for f in (system, user)), tracked, dvc / "config.local"):
         if not file.is_file():
             continue
         try:
@@ -116,7 +177,23 @@ def cache_folder(layout: Layout) -> Path:
             raise StoreError(f"{file} cannot be read: {error}", "correct that file") from error
         if named:
             found = Path(os.path.normpath(file.parent / Path(named).expanduser()))
+            if file == tracked:
+                _refuse_outside(layout, found)
     return found / "files" / "md5"
+
+
+def _refuse_outside(layout: Layout, cache: Path) -> None:
+    """The tracked configuration came with the repo: it must not say where this machine writes."""
+    from mvc.store import user
+
+    root = layout.root.resolve()
+    inside = cache.resolve().is_relative_to(root) and root / ".git" not in cache.resolve().parents
+    if not inside and not user.permissions(layout.root).dvc_config:
+        raise StoreError(
+            f".dvc/config puts the cache outside this repo, in {cache}",
+            "move it to .dvc/config.local (`dvc cache dir --local DIR`) if it is your own; "
+            + user.how_to_allow(layout.root, "dvc_config"),
+        )
 
 
 def object_path(cache: Path, md5: str) -> Path:
@@ -140,6 +217,18 @@ def entries(layout: Layout, pointer: Pointer) -> tuple[Entry, ...]:
     return _entries(cache_folder(layout), pointer)
 
 
+@contextmanager
+def naming(commit: str) -> Iterator[None]:
+    """Let the error for a damaged list of files name the commit that needs it."""
+    try:
+        yield
+    except ObjectCorrupt as error:
+        short = commit[:10]
+        if short in error.message:
+            raise
+        raise ObjectCorrupt(f"commit {short}, {error.message}", error.hint) from error
+
+
 def _entries(cache: Path, pointer: Pointer) -> tuple[Entry, ...]:
     if not pointer.md5.endswith(".dir"):
         raise StoreError(
@@ -147,26 +236,44 @@ def _entries(cache: Path, pointer: Pointer) -> tuple[Entry, ...]:
             f"bring it back with `git checkout HEAD -- {pointer.path}.dvc`",
         )
     try:
-        raw = object_path(cache, pointer.md5).read_bytes()
+        with object_path(cache, pointer.md5).open("rb") as file:
+            raw = file.read(_LARGEST + 1)
     except FileNotFoundError as error:
         raise ObjectMissing(
             f"{pointer.path}: its list of files ({pointer.md5}) is not in the cache", _FETCH
         ) from error
     found: list[Entry] = []
     try:
+        if len(raw) > _LARGEST:
+            raise ValueError(f"it is larger than {_LARGEST} bytes")
+        if _new_md5(raw).hexdigest() != pointer.md5.removesuffix(".dir"):
+            raise ValueError("it does not match its hash")
         for item in json.loads(raw):
             path, md5, size = item["relpath"], item["md5"], item.get("size")
-            if not all(part not in ("", ".", "..") for part in path.split("/")) or "\0" in path:
-                raise ValueError(f"{path!r} leaves the folder")
+            if not _stays(path):
+                raise ValueError(f"{path[:80]!r} leaves the folder")
             if not _MD5.fullmatch(md5) or md5.endswith(".dir"):
-                raise ValueError(f"{md5!r} is not an md5")
+                raise ValueError(f"{md5[:80]!r} is not an md5")
+            if size is not None and not _is_count(size):
+                raise ValueError(f"{path!r} has no size")
             found.append((path, md5, size))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _apart([path for path, _, _ in found])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ObjectCorrupt(
             f"{pointer.path}: its list of files ({pointer.md5}) is damaged: {error}",
-            "run `mvc fsck` to see all that is damaged",
+            "run `mvc fsck` to see all that is damaged; `mvc fsck --repair` mends from a remote",
         ) from error
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=lambda entry: entry[0]))
+
+
+def _apart(paths: list[str]) -> None:
+    """Raise ValueError where one path is there twice, or is a file and a folder at once."""
+    files = set(paths)
+    if len(files) < len(paths):
+        raise ValueError("it names a file twice")
+    for path in paths:
+        if clash := files.intersection(str(parent) for parent in PurePosixPath(path).parents):
+            raise ValueError(f"{clash.pop()!r} is a file and a folder at once")
 
 
 def missing(layout: Layout, pointer: Pointer) -> tuple[str, ...]:
@@ -253,5 +360,5 @@ def verify_object(layout: Layout, md5: str) -> str | None:
     return f"is {size} bytes, should hash to {expected}, hashes to {actual}"
 
 
-def _new_md5() -> hashlib._Hash:
-    return hashlib.md5(usedforsecurity=False)
+def _new_md5(data: bytes = b"") -> hashlib._Hash:
+    return hashlib.md5(data, usedforsecurity=False)

@@ -13,6 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from mvc.errors import StoreError
 from mvc.store import git, objects, pointers
 from mvc.store.files import sync_file, sync_folders
 from mvc.store.layout import BATCH_POINTER, CONFIG, STATE_POINTER, Layout
@@ -66,7 +67,13 @@ def pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:
     for name in (STATE_POINTER, BATCH_POINTER):
         text = blob(root, commit, name)
         if text is not None:
-            found.append(pointers.parse_pointer(text, f"{name} of commit {commit[:10]}"))
+            named = f"{name} of commit {commit[:10]}"
+            found.append(pointers.parse_pointer(text, named))
+            if f"{found[-1].path}.dvc" != name:
+                raise StoreError(
+                    f"{named}: its folder is {found[-1].path!r}, not {name.removesuffix('.dvc')!r}",
+                    "choose another commit with `mvc log`; tell whoever made this one",
+                )
     return tuple(found)
 
 
@@ -122,9 +129,20 @@ def bring(layout: Layout, old: str | None, new: str) -> None:
         target = root / change.path
         if change.path in edited:
             objects.rescue(layout, target)
+        _no_links(root, target)
         _replace(out / change.path if change.after else None, target)
     shutil.rmtree(out, ignore_errors=True)
     refresh(root)
+
+
+def _no_links(root: Path, target: Path) -> None:
+    """Refuse to write through a link in the place of a folder: it may lead out of the repo."""
+    for folder in target.relative_to(root).parents:
+        if (root / folder).is_symlink() and folder != Path():
+            raise StoreError(
+                f"{folder} is a link, and {target.relative_to(root)} would be written through it",
+                f"remove the link (`rm {folder}`), then run the same command again",
+            )
 
 
 def _replace(source: Path | None, target: Path) -> None:

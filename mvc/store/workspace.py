@@ -6,11 +6,13 @@ before it is sure that it can finish: every object there, no edit of the user in
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
-from mvc.errors import RepoError, StoreError
-from mvc.store import git, objects, tracked
+from mvc.errors import MvcError, RepoError, StoreError
+from mvc.sharing import Wanted
+from mvc.store import foreign, git, manifest, objects, tracked
 from mvc.store import journal as journals
 from mvc.store.files import no_space
 from mvc.store.journal import Journal
@@ -56,11 +58,14 @@ def checkout(layout: Layout, commit: str, branch: str | None) -> int:
 
     Raises:
         RepoError: the commit has no state, or an edit of a tracked file is in the way.
-        ObjectMissing: an object is not in the cache. In both cases nothing was touched.
+        ObjectMissing: an object is not in the cache.
+        ObjectCorrupt: one is damaged, or the manifest lies. In all cases nothing was touched.
     """
     root = layout.root
+    foreign.check_commit(layout, commit)
     for pointer in _state_and_batch(root, commit):
         objects.require(layout, pointer, commit)
+    _verify(layout, commit, deep=False)
     ref = f"refs/heads/{branch}" if branch else ""
     if ref and tracked.commit_of(root, ref) != commit:
         raise StoreError(
@@ -105,13 +110,16 @@ def advance(layout: Layout, commit: str, branch: str, words: str, *, partial: bo
 
     Raises:
         RepoError: the commit has no state, or an edit of a tracked file is in the way.
-        ObjectMissing: an object is not in the cache. In both cases nothing was touched.
+        ObjectMissing: an object is not in the cache.
+        ObjectCorrupt: one is damaged, or the manifest lies. In all cases nothing was touched.
         StoreError: HEAD or the branch moved meanwhile; nothing was changed.
     """
     root, ref = layout.root, f"refs/heads/{branch}"
+    foreign.check_commit(layout, commit)
     for pointer in _state_and_batch(root, commit):
         if not partial:
             objects.require(layout, pointer, commit)
+    _verify(layout, commit)
     here = _clear_way(root, commit)
     before, was = tracked.head_name(root), tracked.commit_of(root, ref)
     if before != ref or was != here:
@@ -135,6 +143,16 @@ def advance(layout: Layout, commit: str, branch: str, words: str, *, partial: bo
             journals.clear(layout)
             raise
         return settle(layout, journal)
+
+
+def _verify(layout: Layout, commit: str, *, deep: bool = True) -> None:
+    """Refuse `commit` if an object that it brings here is damaged, or its manifest lies."""
+    here = tracked.commit_of(layout.root, "HEAD")
+    held: list[Wanted] = []
+    if here is not None:
+        with contextlib.suppress(MvcError):  # what HEAD cannot vouch for is read
+            held = manifest.files(layout, [here]) if here != commit else []
+    objects.verify(layout, manifest.files(layout, [commit]), held, deep=deep)
 
 
 def _state_and_batch(root: Path, commit: str) -> tuple[Pointer, ...]:

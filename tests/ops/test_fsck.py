@@ -179,7 +179,7 @@ def test_an_object_that_is_gone_or_short(line: Layout, harm: str, kind: str) -> 
     )
     findings = fsck(line).findings
     assert places(findings) == {(commit, name)}
-    assert all("mvc fsck" not in f.hint for f in findings), "it was just run"
+    assert all("`mvc fsck`" not in f.hint for f in findings), "it was just run"
 
 
 def test_one_broken_commit_hides_no_other(line: Layout) -> None:

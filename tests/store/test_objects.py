@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mvc.errors import ObjectCorrupt, ObjectMissing, StoreError
-from mvc.store import objects
+from mvc.store import objects, user
 from mvc.store.layout import Layout
 from mvc.types import Pointer
 from tests.store.conftest import content, dvc, fill, git, make
@@ -228,7 +228,10 @@ def test_folders_and_files_change_places(empty: Layout) -> None:
     assert not empty.state.exists()
 
 
-def test_an_external_cache_is_honoured(empty: Layout, tmp_path: Path) -> None:
+def test_an_external_cache_is_honoured(
+    empty: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     dvc(empty.root, "cache", "dir", "--local", str(tmp_path / "elsewhere"))
     pointer = store(empty, 1)
     assert objects.cache_folder(empty) == tmp_path / "elsewhere" / "files" / "md5"
@@ -238,6 +241,10 @@ def test_an_external_cache_is_honoured(empty: Layout, tmp_path: Path) -> None:
     assert not (empty.root / ".dvc" / "cache" / "files").exists()
     dvc(empty.root, "cache", "dir", "--unset", "--local")
     dvc(empty.root, "cache", "dir", "../sub dir")
+    with pytest.raises(StoreError, match="outside this repo"):
+        objects.cache_folder(empty)
+    user.path().parent.mkdir(parents=True)
+    user.path().write_text(f'[repo."{empty.root}"]\ndvc_config = true\n')
     assert objects.cache_folder(empty) == tmp_path / "sub dir" / "files" / "md5"
 
 

@@ -1,0 +1,144 @@
+"""`mvc fetch`: the remote's commits and the objects of its newest state, without moving a branch.
+
+Also what pull, clone and checkout share: bringing the objects of commits, whole or only those
+that inference needs. What arrives is checked against the commits before it is visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from mvc.errors import MvcError, ObjectMissing, RemoteError
+from mvc.sharing import FetchResult, Remote, Transfer, Wanted
+from mvc.store import history, manifest, pointers, refs, remotes, tracked, transfer, workspace
+from mvc.store.layout import STATE, Layout
+from mvc.store.lock import Lock
+from mvc.types import SILENT, Progress
+
+NOTHING = Transfer(0, 0, 0)
+_TRAINING = {".pt", ".pth", ".bin"}
+_TRAINING_RECORDS = {"trainer_state.json", "optimizer_parameters.json"}
+
+
+def fetch(
+    at: Layout, remote: str | None = None, *, all_states: bool = False, progress: Progress = SILENT
+) -> FetchResult:
+    """Bring what the remote has of HEAD's branch; nothing here moves.
+
+    Args:
+        at: The model repo.
+        remote: Its name; by default the one that the branch follows, or the only one.
+        all_states: The objects of every commit, of all branches and snapshots, not only of the
+            branch's newest.
+        progress: Hears of the phases and bytes.
+
+    Raises:
+        RemoteError: the remote is not there, or refuses.
+        ObjectMissing: it lacks an object that its commits need.
+        ObjectCorrupt: what it sent does not hold; it was thrown away.
+    """
+    with Lock(at, "mvc fetch"):
+        if done := workspace.recover(at):
+            progress.note(done)
+        found = shared(at, remote)
+        progress.stage(f"Asking {found.name}")
+        seen = refs.fetch_refs(at, found.name)
+        branch, head = tracked.head(at.root)
+        theirs = tracked.commit_of(at.root, refs.tracking(found.name, branch)) if branch else None
+        wanted = [theirs] if theirs else []
+        if all_states:
+            wanted = refs.reached(at.root, found.name)
+        moved = bring(at, found.name, wanted, progress)
+        progress.stop()
+        ahead, behind = refs.ahead_behind(at.root, head, theirs) if head and theirs else (0, 0)
+        new = history.log(at.root, f"{head}..{theirs}", first_parent=False) if behind else []
+    return FetchResult(
+        remote=found.name,
+        branch=branch if theirs else None,
+        ahead=ahead,
+        commits=tuple(new),
+        snapshots=seen.new_snapshots,
+        differing=seen.differing,
+        objects=moved,
+    )
+
+
+def shared(at: Layout, remote: str | None) -> Remote:
+    """The remote of that name, once it is sure that it has both halves.
+
+    Raises:
+        RemoteError: there is none, or only git or only DVC knows it.
+    """
+    found = remotes.get(at, remote)
+    for half, url, flag in (("git", found.git_url, "--git"), ("DVC", found.data_url, "--data")):
+        if url is None:
+            raise RemoteError(
+                f"remote {found.name} has no {half} half",
+                f"add it: `mvc remote add {found.name} --git URL --data URL`, {flag} being new",
+            )
+    remotes.pin(at, found.name)
+    return found
+
+
+def bring(
+    at: Layout,
+    remote: str,
+    commits: Sequence[str],
+    progress: Progress,
+    *,
+    adapter_only: bool = False,
+) -> Transfer:
+    """Fetch the objects that the cache lacks of these commits, their lists of files first.
+
+    With `adapter_only` neither the batch nor what only training needs.
+    """
+    first = transfer.fetch(at, remote, manifest.listings(at, commits), progress)
+    wanted = manifest.files(at, commits)
+    if adapter_only:
+        wanted = [each for each in wanted if _infers(each)]
+    return add(first, transfer.fetch(at, remote, wanted, progress))
+
+
+def _infers(wanted: Wanted) -> bool:
+    path = PurePosixPath(wanted.path)
+    if path.parts[0] != STATE:
+        return False
+    return path.suffix not in _TRAINING and path.name not in _TRAINING_RECORDS
+
+
+def complete(at: Layout, commit: str, progress: Progress) -> Transfer:
+    """Make sure that the cache has what `commit` needs, from whichever remote has it.
+
+    Without a remote nothing is done: whoever needs an object then says which one is missing.
+
+    Raises:
+        ObjectMissing: no remote has it.
+        ObjectCorrupt: the commit's manifest lies, or what a remote sent does not hold.
+        RemoteError: no remote that might have it can be reached.
+    """
+    with pointers.naming(commit):
+        lacking = [p for p in tracked.pointers_of(at.root, commit) if pointers.missing(at, p)]
+    if not lacking:
+        manifest.files(at, [commit])  # raises where the commit's manifest lies
+        return NOTHING
+    failed: MvcError | None = None
+    moved = NOTHING
+    for remote in sorted(remotes.listing(at), key=lambda each: not each.default):
+        if remote.data_url is None:
+            continue
+        progress.stage(f"Fetching the state of {commit[:10]} from {remote.name}")
+        try:
+            return add(moved, bring(at, remote.name, [commit], progress))
+        except (ObjectMissing, RemoteError) as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return moved
+
+
+def add(a: Transfer, b: Transfer) -> Transfer:
+    """Both transfers as one."""
+    return Transfer(
+        a.num_objects + b.num_objects, a.num_bytes + b.num_bytes, a.num_present + b.num_present
+    )

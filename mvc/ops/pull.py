@@ -1,0 +1,113 @@
+"""`mvc pull`: the branch moves forward to the remote's, its state fetched and checked before."""
+
+from __future__ import annotations
+
+from mvc.errors import RemoteError, RepoError
+from mvc.ops.checkout import refuse_dirty
+from mvc.ops.diverged import diverged
+from mvc.ops.fetch import bring, shared
+from mvc.ops.verify import require_trusted
+from mvc.sharing import PullResult
+from mvc.store import foreign, git, history, pointers, refs, tracked, workspace
+from mvc.store.layout import Layout
+from mvc.store.lock import Lock
+from mvc.types import SILENT, Progress
+
+
+def pull(
+    at: Layout,
+    remote: str | None = None,
+    *,
+    adapter_only: bool = False,
+    all_states: bool = False,
+    keep_as: str | None = None,
+    progress: Progress = SILENT,
+) -> PullResult:
+    """Fetch, and move HEAD's branch forward to where it is on the remote.
+
+    Args:
+        at: The model repo.
+        remote: Its name; by default the one that the branch follows, or the only one.
+        adapter_only: Fetch only what inference needs; a later pull completes it.
+        all_states: Fetch the objects of every commit.
+        keep_as: Where both sides trained: a branch that keeps what is here, while HEAD's branch
+            takes the remote's.
+        progress: Hears of the phases and bytes.
+
+    Raises:
+        Diverged: both sides trained and `keep_as` is not given; nothing was changed.
+        RepoError: HEAD is on no branch, the workspace is dirty, or `keep_as` is taken.
+        RemoteError: the remote is not there, refuses, or has no such branch.
+        SignatureError: this user asks for signatures and the remote's commit has none to trust.
+        ObjectCorrupt: what the remote sent does not hold; the branch has not moved.
+    """
+    with Lock(at, "mvc pull"):
+        if done := workspace.recover(at):
+            progress.note(done)
+        found = shared(at, remote)
+        branch, head = tracked.head(at.root)
+        if branch is None or head is None:
+            raise RepoError(
+                "HEAD is on no branch, so there is none to bring forward",
+                "`mvc checkout main` first; `mvc fetch` works anywhere",
+            )
+        progress.stage(f"Asking {found.name}")
+        seen = refs.fetch_refs(at, found.name)
+        theirs = _theirs(at, found.name, branch)
+        ahead, behind = refs.ahead_behind(at.root, head, theirs)
+        if ahead and behind and keep_as is None:
+            raise diverged(at, found.name, branch, head, theirs)
+        target = theirs if behind else head
+        if behind:
+            refuse_dirty(at)
+            foreign.check_commit(at, target)
+            require_trusted(at, target)
+        wanted = [target, *(refs.reached(at.root, found.name) if all_states else ())]
+        moved = bring(at, found.name, wanted, progress, adapter_only=adapter_only)
+        if ahead and behind and keep_as is not None:
+            _keep(at, keep_as, head)
+        changed = 0
+        if behind or not workspace.dirty(at):
+            progress.stage("Bringing the workspace forward")
+            words = f"pull {found.name}: " + ("take its line" if ahead else "fast-forward")
+            changed = workspace.advance(at, target, branch, words, partial=adapter_only)
+        refs.follow(at, branch, found.name)
+        progress.stop()
+        new = history.log(at.root, f"{head}..{target}", first_parent=False) if behind else []
+    return PullResult(
+        remote=found.name,
+        branch=branch,
+        head=history.commit(at.root, target),
+        commits=tuple(new),
+        kept_as=keep_as if ahead and behind else None,
+        partial=any(pointers.missing(at, p) for p in tracked.pointers_of(at.root, target)),
+        snapshots=seen.new_snapshots,
+        differing=seen.differing,
+        num_files_changed=changed,
+        objects=moved,
+    )
+
+
+def _theirs(at: Layout, remote: str, branch: str) -> str:
+    found = tracked.commit_of(at.root, refs.tracking(remote, branch))
+    if found is None:
+        there = ", ".join(refs.branches(at.root, remote)) or "none"
+        raise RemoteError(
+            f"{remote} has no branch {branch} (there: {there})",
+            f"`mvc push` puts it there; `mvc checkout {remote}/BRANCH` looks at another",
+        )
+    return found
+
+
+def _keep(at: Layout, name: str, commit: str) -> None:
+    """Make the branch `name` at `commit`; one that is there already must be the same."""
+    ref = f"refs/heads/{name}"
+    if git.try_read(at.root, "check-ref-format", ref) is None or name.startswith("-"):
+        raise RepoError(f"{name!r} cannot be a branch's name", "take letters and digits")
+    there = tracked.commit_of(at.root, ref)
+    if there not in (None, commit):
+        raise RepoError(
+            f"there is a branch {name} already", "take another name: `mvc pull --keep-as NAME`"
+        )
+    if there is None:
+        git.write(at.root, "update-ref", "-m", "pull: kept", ref, commit, "0" * 40)

@@ -1,0 +1,104 @@
+"""`mvc push`: the objects of every commit that the remote lacks, and after them the refs.
+
+So whoever sees a commit there can have its state. Killed and run again, it goes on from what
+arrived. A branch moves forward or not at all.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+from mvc.errors import LockHeld, RepoError
+from mvc.ops.diverged import diverged
+from mvc.ops.fetch import NOTHING, add, shared
+from mvc.sharing import PushResult
+from mvc.store import history, manifest, refs, tracked, transfer, workspace
+from mvc.store.layout import Layout
+from mvc.store.lock import Lock
+from mvc.types import SILENT, Progress
+
+_ATTEMPTS = 5
+
+
+def push(
+    at: Layout, remote: str | None = None, *, all_states: bool = False, progress: Progress = SILENT
+) -> PushResult:
+    """Send HEAD's branch and all snapshots, with the objects of their commits.
+
+    A batch may be training meanwhile: what is sent is HEAD as it was at the beginning.
+
+    Args:
+        at: The model repo.
+        remote: Its name; by default the one that the branch follows, or the only one.
+        all_states: Look for the objects of every commit on the remote, not only of those whose
+            commits it lacks: after a plain `git push`, for example.
+        progress: Hears of the phases and bytes.
+
+    Raises:
+        Diverged: both sides trained; nothing was sent.
+        RepoError: HEAD is on no branch.
+        ObjectMissing: a commit's object is neither here nor there; no ref was sent.
+        ObjectCorrupt: an object here is damaged; it was not sent, and no ref was.
+        RemoteError: the remote is not there, or refuses.
+    """
+    _recover(at, progress)
+    found = shared(at, remote)
+    branch, head = tracked.head(at.root)
+    if branch is None or head is None:
+        raise RepoError(
+            "HEAD is on no branch, so there is none to push",
+            "`mvc checkout main` first, or `git switch -c NAME` names this line",
+        )
+    moved, sent = NOTHING, dict[str, None]()
+    for attempt in range(1, _ATTEMPTS + 1):
+        progress.stage(f"Asking {found.name}")
+        seen = refs.fetch_refs(at, found.name)
+        theirs = tracked.commit_of(at.root, refs.tracking(found.name, branch))
+        ahead, behind = refs.ahead_behind(at.root, head, theirs) if theirs else (1, 0)
+        if ahead and behind:
+            assert theirs is not None
+            raise diverged(at, found.name, branch, head, theirs)
+        there = refs.snapshots(at.root, found.name)
+        tags = {t: obj for t, obj in refs.snapshots(at.root).items() if t not in there}
+        tips = [head, *(f"refs/tags/{tag}" for tag in tags)]
+        new = refs.unsent(at.root, found.name, tips)
+        sent |= dict.fromkeys(new)
+        needed = refs.ancestors(at.root, tips) if all_states else [*new, head]
+        # The objects go first: a ref without them would be a promise that nobody keeps.
+        objects = manifest.objects(at, list(dict.fromkeys(needed)))
+        pairs = [(each.md5, each.size_bytes) for each in objects]
+        moved = add(moved, transfer.push(at, found.name, pairs, progress))
+        todo = {f"refs/heads/{branch}": head} if ahead else {}
+        todo |= {f"refs/tags/{tag}": obj for tag, obj in tags.items()}
+        try:
+            if todo:
+                progress.stage(f"Sending {len(new)} commits to {found.name}")
+                refs.push_refs(at, found.name, todo)
+            break
+        except refs.Rejected:
+            if attempt == _ATTEMPTS:
+                raise
+        time.sleep(random.uniform(0.1, 0.3) * attempt)  # somebody was faster: look again
+    refs.follow(at, branch, found.name)
+    progress.stop()
+    return PushResult(
+        remote=found.name,
+        branch=branch,
+        head=history.commit(at.root, head),
+        commits=tuple(history.commits(at.root, list(sent))),
+        snapshots=tuple(sorted(tags)),
+        differing=seen.differing,
+        behind=behind,
+        objects=moved,
+    )
+
+
+def _recover(at: Layout, progress: Progress) -> None:
+    """Finish what a killed command left; a live one looks after itself."""
+    try:
+        with Lock(at, "mvc push"):
+            if done := workspace.recover(at):
+                progress.note(done)
+    except LockHeld:
+        return

@@ -1,0 +1,282 @@
+"""Branches and snapshot tags on their way between this clone and a git remote.
+
+Owns fetching and pushing refs, and telling how two lines relate. Never forces: a branch on the
+remote moves forward or not at all, a snapshot that differs is told and never overwritten, on
+neither side. Objects are `transfer`'s, and moving the branch here is `workspace`'s.
+
+What the remote's snapshots are is kept under `refs/mvc/REMOTE/snapshot/`, apart from ours.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvc.errors import RemoteError
+from mvc.store import git
+from mvc.store.layout import SNAPSHOT_PREFIX, Layout
+
+_DAY = re.compile(SNAPSHOT_PREFIX + r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_USERINFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s'\"]*@", re.IGNORECASE)
+_QUERY = re.compile(r"([a-z][a-z0-9+.-]*://[^\s'\"?]*\?)[^\s'\"]*", re.IGNORECASE)
+_LOCKS = ("refs/remotes/**/*.lock", "refs/mvc/**/*.lock", "refs/tags/**/*.lock", "*.lock")
+_LOCK_PATIENCE_S = 2.0
+# A stranger's packs are checked as they come; no submodule is ever followed.
+_CAREFUL = ("-c", "fetch.fsckObjects=true", "-c", "submodule.recurse=false")
+# What git says, on either side, when a ref is not (or no longer) what the push counted on.
+_OUTRUN = (
+    "[rejected]",
+    "cannot lock ref",
+    "failed to update ref",
+    "failed to lock",
+    "atomic transaction failed",
+    "incorrect old value",
+    "reference already exists",
+)
+
+
+class Rejected(RemoteError):
+    """The remote's refs moved since they were looked at; nothing was changed there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at the remote's refs found.
+
+    `new_snapshots` (tags, `snapshot/DAY`) came with it, `differing` are on both sides with
+    another content, and each side keeps its own.
+    """
+
+    new_snapshots: tuple[str, ...]
+    differing: tuple[str, ...]
+
+
+def scrub(text: str) -> str:
+    """`text` without what URLs in it hold of users, passwords and tokens."""
+    return _QUERY.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
+
+
+def tracking(remote: str, branch: str) -> str:
+    """The ref that remembers where `branch` is on `remote`."""
+    return f"refs/remotes/{remote}/{branch}"
+
+
+def fetch_refs(layout: Layout, remote: str) -> Seen:
+    """Bring the remote's commits: branches to `refs/remotes/REMOTE/`, snapshots that are new here.
+
+    No branch of ours moves, and a snapshot that we have stays as it is.
+
+    Raises:
+        RemoteError: the remote cannot be reached or read.
+    """
+    root, theirs = layout.root, f"refs/mvc/{remote}/"
+    with _marked(layout):
+        gone = "".join(f"delete {ref}\n" for ref in _refs(root, theirs))
+        if gone:  # what was removed over there must not be taken for present
+            git.write(root, "update-ref", "--stdin", stdin=gone.encode())
+        _network(
+            layout,
+            remote,
+            *(*_CAREFUL, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head"),
+            *("--recurse-submodules=no", "--no-auto-maintenance", "--end-of-options", remote),
+            f"+refs/heads/*:{tracking(remote, '*')}",
+            f"+refs/tags/{SNAPSHOT_PREFIX}*:{theirs}{SNAPSHOT_PREFIX}*",
+        )
+        here, there = snapshots(root), snapshots(root, remote)
+        new = {tag: found for tag, found in there.items() if tag not in here}
+        if new:
+            lines = "".join(f"create refs/tags/{tag} {found}\n" for tag, found in new.items())
+            git.write(root, "update-ref", "--stdin", stdin=lines.encode())
+    differing = (tag for tag in there if tag in here and here[tag] != there[tag])
+    return Seen(tuple(sorted(new)), tuple(sorted(differing)))
+
+
+def push_refs(layout: Layout, remote: str, refs: Mapping[str, str]) -> None:
+    """Set refs on the remote, all or none; a branch only forward, a tag only where there is none.
+
+    Args:
+        layout: The repo.
+        remote: The git remote's name.
+        refs: Full ref names (`refs/heads/main`) and the objects that they shall name.
+
+    Raises:
+        Rejected: one of them is something else over there by now.
+        RemoteError: the remote cannot be reached, or refuses.
+    """
+    with _marked(layout):
+        _network(
+            layout,
+            remote,
+            *("push", "--quiet", "--atomic", "--no-follow-tags", "--recurse-submodules=no"),
+            *("--end-of-options", remote, *(f"{found}:{ref}" for ref, found in refs.items())),
+        )
+
+
+def head_branch(layout: Layout, url: str) -> str | None:
+    """The branch that a clone of `url` begins on; None where there is no commit.
+
+    Raises:
+        RemoteError: `url` cannot be reached, or is no git repository.
+    """
+    told = _network(layout, url, "ls-remote", "--quiet", "--symref", "--end-of-options", url)
+    branches = [line.split("\trefs/heads/")[1] for line in told.splitlines() if "\trefs/h" in line]
+    first = told.split("\n", 1)[0]
+    named = first.removeprefix("ref: refs/heads/").removesuffix("\tHEAD")
+    if first.startswith("ref: refs/heads/") and named in branches:
+        return named
+    return "main" if "main" in branches else next(iter(branches), None)
+
+
+def fetch_branch(layout: Layout, url: str, branch: str) -> str:
+    """Bring one branch by URL, without a remote or a ref for it; returns its commit.
+
+    Raises:
+        RemoteError: it cannot be reached or read.
+    """
+    _network(
+        layout,
+        url,
+        *(*_CAREFUL, "fetch", "--quiet", "--no-tags", "--recurse-submodules=no"),
+        *("--no-auto-maintenance", "--end-of-options", url, f"refs/heads/{branch}"),
+    )
+    return git.read(layout.root, "rev-parse", "FETCH_HEAD^{commit}")
+
+
+def snapshots(root: Path, remote: str | None = None) -> dict[str, str]:
+    """Snapshot tags (`snapshot/DAY`) and the objects that they name; the remote's as last seen."""
+    prefix = f"refs/mvc/{remote}/" if remote else "refs/tags/"
+    found = _refs(root, prefix + SNAPSHOT_PREFIX)
+    short = {ref.removeprefix(prefix): name for ref, name in found.items()}
+    return {tag: name for tag, name in short.items() if _DAY.fullmatch(tag)}
+
+
+def branches(root: Path, remote: str) -> tuple[str, ...]:
+    """The remote's branches, as last seen."""
+    prefix = tracking(remote, "")
+    names = (ref.removeprefix(prefix) for ref in _refs(root, prefix))
+    return tuple(name for name in names if name != "HEAD")
+
+
+def unsent(root: Path, remote: str, tips: Iterable[str]) -> list[str]:
+    """The commits that `tips` reach and nothing on the remote does, newest first."""
+    there = [*_refs(root, tracking(remote, "")), *_refs(root, f"refs/mvc/{remote}/")]
+    told = git.read(root, "rev-list", *tips, "--not", *there, "--")
+    return told.split()
+
+
+def ancestors(root: Path, tips: Iterable[str]) -> list[str]:
+    """Every commit that `tips` reach, newest first."""
+    return git.read(root, "rev-list", *tips, "--").split()
+
+
+def reached(root: Path, remote: str) -> list[str]:
+    """Every commit that the remote's branches and snapshots reach, newest first."""
+    there = [*_refs(root, tracking(remote, "")), *_refs(root, f"refs/mvc/{remote}/")]
+    return git.read(root, "rev-list", *there, "--").split() if there else []
+
+
+def ahead_behind(root: Path, a: str, b: str) -> tuple[int, int]:
+    """How many commits `a` has that `b` lacks, and the reverse."""
+    left, right = git.read(root, "rev-list", "--left-right", "--count", f"{a}...{b}", "--").split()
+    return int(left), int(right)
+
+
+def common(root: Path, a: str, b: str) -> str | None:
+    """The last commit that both have; None where they have none."""
+    return git.try_read(root, "merge-base", a, b)
+
+
+def authors(root: Path, commits: Sequence[str]) -> dict[str, str]:
+    """Who made each of the commits."""
+    if not commits:
+        return {}
+    told = git.read(root, "log", "--no-walk", "--format=%H%x00%an", *commits, "--")
+    return dict(line.split("\0", 1) for line in told.splitlines() if "\0" in line)
+
+
+def follow(layout: Layout, branch: str, remote: str) -> None:
+    """Let `branch` follow the remote's branch of that name, unless it follows one already."""
+    root, key = layout.root, f"branch.{branch}"
+    if git.try_read(root, "config", "--get", f"{key}.merge"):
+        return
+    with _marked(layout):
+        git.write(root, "config", f"{key}.remote", remote)
+        git.write(root, "config", f"{key}.merge", f"refs/heads/{branch}")
+
+
+def _refs(root: Path, prefix: str) -> dict[str, str]:
+    form = "--format=%(refname)%00%(objectname)"
+    told = git.try_read(root, "for-each-ref", form, prefix.removesuffix("/")) or ""
+    return dict(line.split("\0") for line in told.splitlines())
+
+
+@contextmanager
+def _marked(layout: Layout) -> Iterator[None]:
+    """Leaves a mark while git writes refs or configuration: after a kill, `break_locks` sees it."""
+    for mark in layout.private.glob("git-*"):
+        if not _alive(int(mark.name.removeprefix("git-"))):
+            break_locks(layout)
+            mark.unlink(missing_ok=True)
+    layout.private.mkdir(exist_ok=True)
+    mark = layout.private / f"git-{os.getpid()}"
+    mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def break_locks(layout: Layout) -> None:
+    """Remove the lock files of a git that was killed with its mvc; one that lives may end first."""
+    folder = layout.root / git.read(layout.root, "rev-parse", "--git-common-dir")
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while locks := [lock for pattern in _LOCKS for lock in folder.glob(pattern)]:
+        if time.monotonic() > deadline:
+            for lock in locks:
+                lock.unlink(missing_ok=True)
+            return
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
+def _network(layout: Layout, remote: str, *args: str) -> str:
+    """Run a git command that talks to `remote` (a name or URL), its errors made fit to show."""
+    try:
+        return git.write(layout.root, *args)
+    except git.GitFailed as error:
+        said = scrub(error.stderr.strip().removeprefix("stderr: '").removesuffix("'").strip())
+        name = scrub(remote)
+    # `from None`: git's own words, and GitPython's command line, may hold a password
+    if any(sign in said for sign in _OUTRUN):
+        raise Rejected(
+            f"somebody else changed {name} at the same moment: {_reason(said)}",
+            "run the same command again; should a killed git have left a `.lock` file, delete it",
+        ) from None
+    raise RemoteError(
+        f"{name} cannot be used: {_reason(said)}",
+        f"`mvc remote` shows its URLs; `git ls-remote {name}` tells whether you have access",
+    ) from None
+
+
+def _reason(said: str) -> str:
+    """The line of git's words that says why."""
+    lines = [line.strip().removeprefix("remote: ") for line in said.splitlines() if line.strip()]
+    for start in ("fatal: ", "error: ", " ! "):
+        for line in lines:
+            if line.startswith(start.strip()):
+                return line.removeprefix(start.strip()).strip()
+    return lines[-1] if lines else "git gave no reason"

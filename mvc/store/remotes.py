@@ -1,0 +1,342 @@
+"""Remotes: a git remote and a DVC remote under one name.
+
+Owns adding, removing and finding them, where each option is kept (what every clone needs in the
+tracked `.dvc/config`, all else in `.dvc/config.local`), and masking secrets in URLs. Transfers
+nothing; writes configuration only, no commit. What a stranger's configuration may say is
+`foreign`'s to tell.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from mvc.errors import MissingExtra, MvcError, RemoteError
+from mvc.sharing import Remote
+from mvc.store import git
+from mvc.store.layout import Layout
+
+EXTRAS = ("s3", "ssh", "gs", "azure", "webdav")
+"""The extras of this package, each a protocol of DVC's; folders and http(s) need none."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
+# What another clone needs as well. Anything else may be a secret, or holds for one machine only.
+_PUBLIC = {
+    "url",
+    "endpointurl",
+    "region",
+    "port",
+    "account_name",
+    "projectname",
+    "auth",
+    "method",
+    "oss_endpoint",
+    "allow_anonymous_login",
+}
+_USER_IS_PUBLIC = {"ssh", "sftp", "git", "git+ssh", "webdav", "webdavs"}
+
+
+def add(
+    layout: Layout, name: str, git_url: str, data_url: str, options: Mapping[str, str] | None = None
+) -> None:
+    """Set the git remote and the DVC remote `name`; the caller commits `.dvc/config`.
+
+    Done again with the same URLs it adds `options`: so a clone gets its own secrets.
+
+    Args:
+        layout: The repo.
+        name: Lower-case letters, digits, `-`, `_` and `.` (DVC knows no other case).
+        git_url: What `git clone` takes. A folder becomes absolute.
+        data_url: What `dvc remote add` takes. A folder becomes absolute; a password goes to
+            `.dvc/config.local`.
+        options: DVC's options of that protocol (`endpointurl`).
+
+    Raises:
+        RemoteError: the name is odd or taken, DVC knows no such protocol or option.
+        MissingExtra: the protocol's package is not installed.
+        In both cases nothing was changed.
+    """
+    if not _NAME.fullmatch(name) or name.endswith(".lock"):
+        raise RemoteError(
+            f"{name!r} cannot be a remote's name",
+            "use lower-case letters, digits and `-`: `mvc remote add origin ...`",
+        )
+    git_url, data_url = _absolute(git_url, scp=True), _absolute(data_url)
+    public, private = _sorted_options(data_url, {k.lower(): v for k, v in (options or {}).items()})
+    known = {remote.name: remote for remote in listing(layout)}
+    old = known.get(name, Remote(name, None, None, False))
+    for was, now in ((old.git_url, git_url), (old.data_url, public["url"])):
+        if was not in (None, now):
+            raise RemoteError(
+                f"remote {name} exists already, at {masked(was or '')}",
+                f"take another name, or `mvc remote remove {name}` first",
+            )
+    _require_protocol(public["url"])
+    first = not any(remote.data_url for remote in known.values())
+    with _said_without(private):
+        config = _config(layout)
+        if private:  # first: a kill in between leaves no remote that asks for a password
+            with config.edit("local", validate=False) as local:
+                local["remote"].setdefault(name, {}).update(private)
+            (layout.root / ".dvc" / "config.local").chmod(0o600)
+        try:
+            with config.edit("repo") as repo:
+                repo["remote"].setdefault(name, {}).update(public)
+                if first:
+                    repo["core"]["remote"] = name
+            config.read()
+            config.validate(config.load_config_to_level())
+        except Exception:
+            _forget(layout, name, config, private, old, public)
+            raise
+    if old.git_url is None:
+        git.write(layout.root, "remote", "add", "--", name, git_url)
+
+
+def _forget(
+    layout: Layout, name: str, config: Any, private: dict[str, str], old: Remote,
+    public: dict[str, str],
+) -> None:  # fmt: skip
+    """Take back the options that DVC refused."""
+    for level, options in (("local", private), ("repo", public)):
+        with config.edit(level, validate=False) as conf:
+            kept = conf["remote"].get(name, {})
+            for key in options:
+                if key != "url" or old.data_url is None:
+                    kept.pop(key, None)
+            if not kept:
+                conf["remote"].pop(name, None)
+                if level == "repo" and conf["core"].get("remote") == name:
+                    conf["core"].pop("remote")
+
+
+def pin(layout: Layout, name: str) -> None:
+    """Keep what the tracked `.dvc/config` says of the remote in `.dvc/config.local` as well.
+
+    So this machine knows it at every commit, also at those from before it was added, and a pulled
+    commit cannot lead this machine's secrets to another server. What is there already stays.
+    """
+    with _said_without({}):
+        config = _config(layout)
+        tracked = config.load_one("repo")["remote"].get(name, {})
+        mine = config.load_one("local")["remote"].get(name, {})
+        new = {key: tracked[key] for key in _PUBLIC & set(tracked) if key not in mine}
+        if new:
+            with config.edit("local", validate=False) as local:
+                local["remote"].setdefault(name, {}).update(new)
+            (layout.root / ".dvc" / "config.local").chmod(0o600)
+
+
+def remove(layout: Layout, name: str) -> None:
+    """Remove the git remote and the DVC remote `name`; the caller commits `.dvc/config`.
+
+    Raises:
+        RemoteError: there is none.
+    """
+    remote = get(layout, name)
+    left = [each for each in listing(layout) if each.data_url and each.name != name]
+    with _said_without({}):
+        config = _config(layout)
+        for level in ("repo", "local"):
+            with config.edit(level, validate=False) as conf:
+                conf["remote"].pop(name, None)
+                if conf["core"].get("remote") == name:
+                    conf["core"].pop("remote")
+                    if len(left) == 1:
+                        conf["core"]["remote"] = left[0].name
+    if remote.git_url is not None:
+        git.write(layout.root, "remote", "remove", name)
+
+
+def listing(layout: Layout) -> list[Remote]:
+    """All remotes, by name; those that only git or only DVC has are among them."""
+    gits: dict[str, str] = {}
+    told = git.try_read(layout.root, "config", "-z", "--get-regexp", r"^remote\..*\.url$") or ""
+    for item in told.split("\0"):
+        key, _, url = item.partition("\n")
+        if url:
+            gits.setdefault(key.removeprefix("remote.").removesuffix(".url"), url)
+    with _said_without({}):
+        merged = _config(layout).load_config_to_level()
+    data = {name: options.get("url") for name, options in merged["remote"].items()}
+    default = merged["core"].get("remote")
+    return [
+        Remote(name, gits.get(name), data.get(name) and str(data[name]), name == default)
+        for name in sorted({*gits, *data})
+    ]
+
+
+def get(layout: Layout, name: str | None = None) -> Remote:
+    """The remote `name`; with None the upstream's of HEAD's branch, else DVC's default, else the
+    only one.
+
+    Raises:
+        RemoteError: there is none, or None says too little.
+    """
+    found = {remote.name: remote for remote in listing(layout)}
+    if name is None:
+        branch = git.try_read(layout.root, "symbolic-ref", "-q", "--short", "HEAD")
+        upstream = git.try_read(layout.root, "config", "--get", f"branch.{branch}.remote")
+        defaults = [remote.name for remote in found.values() if remote.default]
+        names = [each for each in (upstream, *defaults) if each in found] or list(found)
+        if not names:
+            raise RemoteError(
+                "this repo has no remote",
+                "add one with `mvc remote add origin --git URL --data URL`",
+            )
+        if len(names) > 1 and not (upstream in found or defaults):
+            raise RemoteError(
+                f"there are several remotes ({', '.join(names)}) and none is the default",
+                f"name one of them, such as `{names[0]}`",
+            )
+        name = names[0]
+    if name not in found:
+        others = f"there are {', '.join(found)}" if found else "there is none"
+        raise RemoteError(
+            f"there is no remote {name!r} ({others})", "`mvc remote` lists them with their URLs"
+        )
+    return found[name]
+
+
+def masked(url: str) -> str:
+    """`url` as it may be shown: passwords, tokens and query values are `***`."""
+    if "://" not in url:
+        return url
+    scheme, rest = url.split("://", 1)
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
+        user, _, host = authority.rpartition("@")
+        login, colon, _ = user.partition(":")
+        # Where the scheme is http, a lone user name is as a rule a token.
+        shown = login if colon or scheme.lower() in _USER_IS_PUBLIC else "***"
+        authority = f"{shown}{':***' if colon else ''}@{host}"
+    path = re.sub(r"([?#]).*", r"\1***", path, flags=re.DOTALL)
+    return f"{scheme}://{authority}{slash}{path}"
+
+
+def scrubbed(text: str, secrets: Mapping[str, object] | None = None) -> str:
+    """A foreign error's text without the URL passwords and the option values in `secrets`."""
+    text = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+", lambda m: masked(m[0]), text)
+    for value in sorted(map(str, (secrets or {}).values()), key=len, reverse=True):
+        if len(value) > 3:  # `no` and `22` are no secrets, and are in every text
+            text = text.replace(value, "***")
+    return text
+
+
+def secrets(layout: Layout, name: str) -> dict[str, str]:
+    """The options of a DVC remote that must not be shown, from whatever file they come."""
+    with _said_without({}):
+        options = _config(layout).load_config_to_level()["remote"].get(name, {})
+    return {key: str(value) for key, value in options.items() if key not in _PUBLIC}
+
+
+def missing_extra(protocol: str) -> MissingExtra:
+    """The error for a protocol whose package is not installed."""
+    protocol = {"webdavs": "webdav", "azure": "azure"}.get(protocol, protocol)
+    package = f"mvc-model[{protocol}]" if protocol in EXTRAS else f"dvc-{protocol}"
+    return MissingExtra(
+        f"remotes of {protocol}:// need a package that is not installed",
+        f"install it with `pip install '{package}'`",
+    )
+
+
+# --- the parts ----------------------------------------------------------------------------------
+
+
+def _config(layout: Layout) -> Any:
+    from dvc.config import Config
+
+    return Config(str(layout.root / ".dvc"), validate=False)
+
+
+@contextmanager
+def _said_without(secret: Mapping[str, str]) -> Iterator[None]:
+    """Turn what DVC says about its configuration into a RemoteError without secrets.
+
+    The cause is not kept: its text could hold what must not be shown.
+    """
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except MvcError:
+        raise
+    except (DvcException, OSError) as error:
+        raise RemoteError(
+            f"DVC refused the remote: {scrubbed(str(error), secret)}",
+            "`dvc remote modify --help` and https://dvc.org/doc tell each protocol's options",
+        ) from None
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise RemoteError(f"{masked(url)} is not a URL: {error}", "correct it") from None
+    return parts
+
+
+def _absolute(url: str, *, scp: bool = False) -> str:
+    """`url`, or the absolute path of a folder; with `scp`, `host:path` is git's, not a folder."""
+    if not url or url.startswith("-") or not url.isprintable():
+        raise RemoteError(f"{url!r} is not a URL", "give a folder, or ssh://, s3://, https://, ...")
+    if "://" in url or (scp and ":" in url.split("/", 1)[0]):
+        return url
+    return os.path.abspath(Path(url).expanduser())  # noqa: PTH100 (a link stays a link)
+
+
+def _sorted_options(url: str, options: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What goes to the tracked and what to the local configuration."""
+    private: dict[str, str] = {}
+    if "://" in url:
+        parts = _split(url)
+        if parts.query or parts.fragment:
+            raise RemoteError(
+                f"{masked(url)}: a data URL takes no ? and no #",
+                "give tokens as options, such as `--option sas_token=...`",
+            )
+        if parts.username or parts.password:
+            if parts.scheme not in {"ssh", "http", "https", "webdav", "webdavs"}:
+                raise RemoteError(
+                    f"{masked(url)}: {parts.scheme} URLs take no user and password",
+                    "give them as options, such as `--option access_key_id=...`",
+                )
+            from urllib.parse import unquote
+
+            user, password = unquote(parts.username or ""), unquote(parts.password or "")
+            host = parts.netloc.rpartition("@")[2]
+            # ssh: the user is part of the address. Elsewhere it says who asks.
+            keep = f"{parts.username}@" if parts.scheme == "ssh" and user else ""
+            private |= {"user": user} if user and not keep else {}
+            private |= {"password": password} if password else {}
+            url = parts._replace(netloc=keep + host).geturl()
+    options.pop("url", None)
+    public = {"url": url}
+    for key, value in options.items():
+        secret = key not in _PUBLIC or (key == "endpointurl" and masked(value) != value)
+        (private if secret else public)[key] = value
+    return public, private
+
+
+def _require_protocol(url: str) -> None:
+    """Raise MissingExtra or RemoteError unless DVC can speak the URL's protocol here."""
+    from dvc_objects.fs import get_fs_cls, registry
+
+    scheme = url.split("://", 1)[0].lower() if "://" in url else ""
+    if scheme and (scheme not in registry or scheme in ("memory", "local")):
+        raise RemoteError(
+            f"{masked(url)}: DVC knows no protocol {scheme}",
+            "it knows a folder, ssh://, s3://, gs://, azure://, webdavs:// and https://",
+        )
+    try:
+        missing = get_fs_cls({"url": url}).get_missing_deps()
+    except ImportError:
+        missing = [scheme]
+    if missing:
+        raise missing_extra(scheme)

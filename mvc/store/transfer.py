@@ -1,0 +1,358 @@
+"""Objects on their way between the cache and a DVC remote, each hashed as it passes.
+
+Owns sending, fetching and checking objects, through DVC's own filesystems (`wire`). Refuses to
+send an object that is damaged here, and to let one become visible under its name, on either side,
+before it is whole. Knows nothing of commits (`manifest`) or refs (`refs`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from mvc.errors import DiskFull, ObjectCorrupt, ObjectMissing
+from mvc.sharing import Transfer, Wanted
+from mvc.store.cache import PROTECTED
+from mvc.store.files import no_space, sync_folders, temporary
+from mvc.store.layout import Layout
+from mvc.store.pointers import cache_folder, object_path, verify_object
+from mvc.store.wire import Absent, Meter, Wire, each, opened
+from mvc.types import SILENT, Progress
+
+BLOCK = 4 << 20
+LISTING_LIMIT = 16 << 20
+"""Bytes of a `.dir` object at most, whose size no pointer tells: some 100,000 files."""
+
+
+class _Wrong(Exception):
+    """What arrived is not what was asked for; the text says how."""
+
+
+# --- sending ------------------------------------------------------------------------------------
+
+
+def push(
+    layout: Layout,
+    remote: str,
+    md5s: Iterable[tuple[str, int | None]],
+    progress: Progress = SILENT,
+) -> Transfer:
+    """Send the objects that the remote lacks, eight at a time; what arrived is not sent again.
+
+    An object that lies there with another size counts as lacking.
+
+    Args:
+        layout: The repo.
+        remote: The DVC remote's name.
+        md5s: Objects as (md5, size in bytes or None); duplicates are sent once. `.dir` objects
+            go after all others, so that plain DVC never takes a half-sent folder for a whole one.
+        progress: Hears `transfer`.
+
+    Raises:
+        ObjectMissing: an object is not in the cache.
+        ObjectCorrupt: an object here does not match its hash; it was not sent.
+        MissingExtra: the protocol's package is not installed.
+        RemoteError: the remote failed; the URL in the message is masked.
+    """
+    cache = cache_folder(layout)
+    paths = {md5: object_path(cache, md5) for md5, _ in md5s}
+    with opened(layout, remote) as wire:
+        there = wire.sizes(paths)
+        # What is not here any more, but is there, need not be here.
+        todo = {m: p for m, p in paths.items() if not _same_size(p, there.get(m))}
+        return _send(layout, wire, todo, len(paths) - len(todo), progress)
+
+
+def replace(layout: Layout, remote: str, md5s: Iterable[str], progress: Progress = SILENT) -> int:
+    """Send objects again over what the remote has under their names (`fsck --repair`).
+
+    Returns:
+        How many were sent: those that the cache has whole.
+    """
+    cache = cache_folder(layout)
+    todo = {m: object_path(cache, m) for m in md5s if verify_object(layout, m) is None}
+    with opened(layout, remote) as wire:
+        return _send(layout, wire, todo, 0, progress).num_objects
+
+
+def _same_size(path: Path, there: int | None) -> bool:
+    try:
+        return there is not None and path.stat().st_size == there
+    except FileNotFoundError:
+        return True
+
+
+def _send(
+    layout: Layout, wire: Wire, todo: dict[str, Path], num_present: int, progress: Progress
+) -> Transfer:
+    for md5, path in todo.items():
+        if not path.is_file():
+            raise ObjectMissing(
+                f"object {md5} is neither in the cache nor on remote {wire.name}",
+                "run `mvc fsck`: it names the commit and the file",
+            )
+    sizes = {md5: path.stat().st_size for md5, path in todo.items()}
+    text = f"Sending {len(todo)} object{'' if len(todo) == 1 else 's'} to {wire.name}"
+    meter = Meter(progress, text, sum(sizes.values()))
+
+    def send(md5: str) -> None:
+        if problem := verify_object(layout, md5):
+            raise ObjectCorrupt(
+                f"object {md5} {problem}; it was not sent to {wire.name}",
+                "`mvc fsck` names the commit and the file, `mvc fsck --repair` mends it",
+            )
+        wire.put(todo[md5], md5, meter)
+
+    # DVC takes the presence of a listing for that of its files.
+    each(send, [m for m in todo if not m.endswith(".dir")], meter)
+    each(send, [m for m in todo if m.endswith(".dir")], meter)
+    if todo:
+        wire.sweep()
+    meter.end()
+    return Transfer(len(todo), sum(sizes.values()), num_present)
+
+
+# --- fetching -----------------------------------------------------------------------------------
+
+
+def fetch(
+    layout: Layout,
+    remote: str,
+    wanted: Sequence[Wanted],
+    progress: Progress = SILENT,
+    *,
+    check: bool = False,
+) -> Transfer:
+    """Bring the objects that the cache lacks; a `.dir` object comes like any other.
+
+    Each is written under a temporary name, hashed meanwhile, and gets its own name only if md5,
+    SHA-256 and size hold. One that does not is fetched once more, then refused.
+
+    Args:
+        layout: The repo.
+        remote: The DVC remote's name.
+        wanted: What to bring.
+        progress: Hears `transfer`.
+        check: Hash what is in the cache already too, and bring it anew where it does not hold.
+
+    Raises:
+        ObjectMissing: the remote lacks objects; those that it has were fetched.
+        ObjectCorrupt: the remote's object does not hold; names file, commit and cure.
+        StoreError: an md5 is none.
+        DiskFull: there is no room for what is declared; nothing was fetched.
+        MissingExtra: the protocol's package is not installed.
+        RemoteError: the remote failed; the URL in the message is masked.
+    """
+    cache = cache_folder(layout)
+    asked: dict[str, list[Wanted]] = {}
+    for item in wanted:
+        object_path(cache, item.md5)  # refuses what is no md5
+        asked.setdefault(item.md5, []).append(item)
+    todo = {md5: items for md5, items in asked.items() if not _is_here(cache, items, check)}
+    num_present = len(asked) - len(todo)
+    if not todo:
+        return Transfer(0, 0, num_present)
+    with opened(layout, remote) as wire:
+        there = wire.sizes(todo)
+        absent = [items[0] for md5, items in todo.items() if md5 not in there]
+        bound = {md5: _bound(todo[md5], size) for md5, size in there.items()}
+        _require_space(cache, sum(bound.values()))
+        text = f"Fetching {len(there)} object{'' if len(there) == 1 else 's'} from {wire.name}"
+        meter = Meter(progress, text, sum(bound.values()))
+        touched: set[Path] = {cache}
+
+        def bring(md5: str) -> None:
+            try:
+                touched.add(_bring(wire, cache, todo[md5], there[md5], bound[md5], meter))
+            except Absent:  # it went away since it was listed
+                absent.append(todo[md5][0])
+
+        with no_space("nothing that arrived is lost"):
+            cache.mkdir(parents=True, exist_ok=True)
+            try:
+                each(bring, list(there), meter)
+            finally:
+                sync_folders(touched)
+        meter.end()
+        if absent:
+            raise _absent(wire, absent)
+    return Transfer(len(there), meter.arrived, num_present)
+
+
+def _is_here(cache: Path, items: list[Wanted], check: bool) -> bool:
+    path = object_path(cache, items[0].md5)
+    try:
+        if check:
+            with path.open("rb") as file:
+                _compare(items, *_copy(file, None, path.stat().st_size, None))
+            return True
+        size = path.stat().st_size
+    except (FileNotFoundError, _Wrong):
+        return False
+    return all(item.size_bytes in (None, size) for item in items)
+
+
+def _bound(items: list[Wanted], there: int | None) -> int:
+    """How many bytes are read at most."""
+    declared = [item.size_bytes for item in items if item.size_bytes is not None]
+    if declared:
+        return min(declared)
+    limit = LISTING_LIMIT if items[0].md5.endswith(".dir") else there
+    # A server that tells no size, for a file whose size no commit tells.
+    return LISTING_LIMIT if limit is None else limit if there is None else min(limit, there)
+
+
+def _require_space(cache: Path, needed: int) -> None:
+    folder = next(f for f in (cache, *cache.parents) if f.exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DiskFull(
+            f"{needed} bytes are to come, and {free} are free on the disk of {folder}; "
+            "nothing was fetched",
+            "free some space, or fetch less: `mvc pull --adapter-only`",
+        )
+
+
+def _bring(
+    wire: Wire, cache: Path, items: list[Wanted], there: int | None, bound: int, meter: Meter
+) -> Path:
+    """Fetch one object, at most twice; returns the folder that it is in now."""
+    md5 = items[0].md5
+    target = object_path(cache, md5)
+    problem = ""
+    for _ in range(2):
+        half, before = temporary(cache), meter.arrived_of(md5)
+        try:
+            with half.open("wb") as out:
+                if there is not None and there > bound:
+                    raise _Wrong(f"is {there} bytes, should be {bound}")
+                with wire.open(md5) as source:
+                    _compare(items, *_copy(source, out, bound, meter.adder(md5)))
+                out.flush()
+                os.fsync(out.fileno())
+            half.chmod(PROTECTED)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            half.replace(target)
+            sync_folders([target.parent.parent])
+            return target.parent
+        except _Wrong as wrong:
+            problem = str(wrong)
+            meter.correct(md5, before)
+        finally:
+            half.unlink(missing_ok=True)
+    raise ObjectCorrupt(
+        f"{_named(items[0])}: the object {md5} on remote {wire.name} {problem}; "
+        "it was fetched twice and refused",
+        f"on a machine that has it whole, run `mvc fsck --remote {wire.name} --repair`",
+    )
+
+
+def _copy(
+    source: BinaryIO, out: BinaryIO | None, bound: int, count: Callable[[int], None] | None
+) -> tuple[int, str, str]:
+    """Copy and hash at most `bound` bytes; size, md5 and sha256.
+
+    Raises:
+        _Wrong: there is more.
+    """
+    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    while block := source.read(min(BLOCK, bound - size + 1)):
+        size += len(block)
+        if size > bound:
+            raise _Wrong(f"is longer than the {bound} bytes that are declared")
+        md5.update(block)
+        sha256.update(block)
+        if out is not None:
+            out.write(block)
+        if count is not None:
+            count(len(block))
+    return size, md5.hexdigest(), sha256.hexdigest()
+
+
+def _compare(items: list[Wanted], size: int, md5: str, sha256: str) -> None:
+    for item in items:
+        if item.size_bytes not in (None, size):
+            raise _Wrong(f"is {size} bytes, should be {item.size_bytes}")
+        expected = item.md5.removesuffix(".dir")
+        if md5 != expected:
+            raise _Wrong(f"should hash to {expected}, hashes to {md5}")
+        if item.sha256 not in (None, sha256):
+            raise _Wrong("does not match the SHA-256 that its commit vouches for")
+
+
+def _named(item: Wanted) -> str:
+    return f"{item.path} of commit {item.commit[:10]}"
+
+
+def _absent(wire: Wire, absent: list[Wanted]) -> ObjectMissing:
+    more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+    return ObjectMissing(
+        f"{_named(absent[0])}{more}: not on remote {wire.name} (object {absent[0].md5})",
+        f"on a machine that has it, run `mvc push {wire.name}` or `dvc push`",
+    )
+
+
+# --- asking -------------------------------------------------------------------------------------
+
+
+def missing_on(layout: Layout, remote: str, md5s: Iterable[str]) -> set[str]:
+    """Those of `md5s` that the remote does not have under their name (asked, not read)."""
+    names = set(md5s)
+    with opened(layout, remote) as wire:
+        return names - set(wire.sizes(names))
+
+
+def check_remote(
+    layout: Layout,
+    remote: str,
+    wanted: Sequence[Wanted],
+    *,
+    sample: int | None = None,
+    progress: Progress = SILENT,
+) -> list[tuple[Wanted, str]]:
+    """Re-hash objects on the remote by streaming them; nothing is written.
+
+    Args:
+        layout: The repo.
+        remote: The DVC remote's name.
+        wanted: What commits need there.
+        sample: How many to read, drawn by chance; presence and size of all are asked. None reads
+            all.
+        progress: Hears `transfer`.
+
+    Returns:
+        What does not hold, with what is wrong ("is missing", "is 12 bytes, should be 13", ...).
+    """
+    asked: dict[str, list[Wanted]] = {}
+    for item in wanted:
+        asked.setdefault(item.md5, []).append(item)
+    with opened(layout, remote) as wire:
+        there = wire.sizes(asked)
+        wrong = {md5: "is missing" for md5 in asked if md5 not in there}
+        for md5, size in there.items():
+            sizes = [i.size_bytes for i in asked[md5] if i.size_bytes is not None]
+            if size is not None and any(size != declared for declared in sizes):
+                wrong[md5] = f"is {size} bytes, should be {sizes[0]}"
+        todo = [md5 for md5 in asked if md5 not in wrong]
+        if sample is not None and sample < len(todo):
+            todo = random.sample(todo, sample)
+        bound = {md5: _bound(asked[md5], there[md5]) for md5 in todo}
+        meter = Meter(progress, f"Checking {wire.name}", sum(bound.values()))
+
+        def check(md5: str) -> None:
+            try:
+                with wire.open(md5) as source:
+                    _compare(asked[md5], *_copy(source, None, bound[md5], meter.adder(md5)))
+            except _Wrong as error:
+                wrong[md5] = str(error)
+            except Absent:
+                wrong[md5] = "is missing"
+
+        each(check, todo, meter)
+        meter.end()
+    return [(asked[md5][0], problem) for md5, problem in wrong.items()]
