@@ -112,6 +112,7 @@ def _build(at: Layout, text: str, now: datetime | None, progress: Progress) -> I
     world = environment.describe(precision_dtype(settings.train.precision), world_size=1)
     progress.stage("Committing the start of the line")
     state = objects.store_folder(at, folder, files, layout.STATE, record.state_meta(world, files))
+    objects.remember(at, files)
     when = now or datetime.now(config.zone(settings))
     start = Commit(
         commit="",

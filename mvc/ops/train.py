@@ -181,6 +181,7 @@ def _train_one(
     batch = objects.store_folder(
         at, at.run / "data", copied, layout.BATCH, record.files_meta(copied)
     )
+    objects.remember(at, [*result.files, *copied])
     new = _commit_of(at, data, head, result, settings, now)
     to = branch or _new_branch(at, head)
     rate = result.num_tokens / max(result.seconds, 1e-9)

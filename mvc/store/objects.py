@@ -39,7 +39,7 @@ from mvc.store.pointers import (
     verify_object,
     walk,
 )
-from mvc.types import Pointer
+from mvc.types import FileDigest, Pointer
 
 __all__ = [
     "INIT_FILES",
@@ -56,6 +56,7 @@ __all__ = [
     "missing",
     "object_path",
     "parse_pointer",
+    "remember",
     "require",
     "rescue",
     "store_folder",
@@ -65,6 +66,9 @@ __all__ = [
     "verify",
     "verify_object",
 ]
+
+
+_BOTH = "#md5-sha256"
 
 
 def _info(path: Path) -> dict[str, Any]:
@@ -197,7 +201,7 @@ def verify(
         wanted: The objects, `path` being where they belong in the workspace.
         held: What the workspace stands on: an object vouched for alike there is not read again
             while the file is as DVC last saw it.
-        deep: Read also what is as it was when it was last linked (inode, mtime and size in DVC's
+        deep: Read also what is as it was when it was last read (inode, mtime and size in DVC's
             state database). Reading costs four times a copy (FACTS.md, md5), a checkout next to
             nothing: it trusts, training and pulling do not.
 
@@ -212,7 +216,7 @@ def verify(
             same = (item.md5, item.sha256, item.size_bytes) in trusted
             if not path.is_file() or (same and _known_md5(repo.state, here) == item.md5):
                 continue
-            if not deep and _known_md5(repo.state, path) == item.md5:
+            if not deep and _seen(repo.state, path, item):
                 continue
             found = hash_file(path, item.path)
             if item.size_bytes not in (None, found.size_bytes):
@@ -222,11 +226,38 @@ def verify(
             elif item.sha256 not in (None, found.sha256):
                 problem = "does not match the SHA-256 that the commit vouches for"
             else:
+                _remember(repo.state, path, found)
                 continue
             raise ObjectCorrupt(
                 f"{item.path} of commit {item.commit[:10]} is damaged in the cache: it {problem}",
                 "`mvc fsck --repair` mends it from a remote; `mvc fsck` shows all that is damaged",
             )
+
+
+def remember(layout: Layout, files: Sequence[FileDigest]) -> None:
+    """Note that objects were hashed while they were written: a checkout need not read them."""
+    cache = cache_folder(layout)
+    with dvc_repo(layout) as repo:
+        for file in files:
+            _remember(repo.state, object_path(cache, file.md5), file)
+
+
+def _remember(state: Any, path: Path, found: FileDigest) -> None:
+    # The database holds one hash a path; DVC never asks for these two.
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_objects.fs.local import localfs
+
+    both = HashInfo("md5-sha256", f"{found.md5}-{found.sha256}")
+    state.save(f"{path}{_BOTH}", localfs, both, info=_info(path))
+
+
+def _seen(state: Any, path: Path, item: Wanted) -> bool:
+    """Whether the object was read before, found to be what `item` says, and is as it was then."""
+    from dvc_objects.fs.local import localfs
+
+    _, known = state.get(f"{path}{_BOTH}", localfs, info=_info(path))
+    size_holds = item.size_bytes in (None, path.stat().st_size)
+    return size_holds and known is not None and known.value == f"{item.md5}-{item.sha256}"
 
 
 def unlink(layout: Layout, name: str) -> int:
@@ -271,7 +302,7 @@ def _lay(layout: Layout, name: str, wanted: dict[str, str], overwrite: bool) -> 
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link_file(source, target, links)
                 count += 1
-            told += [(str(p), HashInfo("md5", md5), _info(p)) for p in (target, source)]
+            told.append((str(target), HashInfo("md5", md5), _info(target)))
         if folder.is_dir():
             sync_folders({folder} | {(folder / path).parent for path in wanted})
             state.save_many(told, localfs)

@@ -100,6 +100,19 @@ def test_an_older_object_is_found_and_not_checked_out(line: Layout, kind: str, h
     checkout.checkout(line, "@1")
 
 
+def test_a_harm_that_a_checkout_does_not_see_is_seen_before_training(line: Layout) -> None:
+    """Without a trace in the file's times: a checkout does not read what was read before."""
+    sha = git(line.root, "rev-parse", "HEAD~1")
+    checkout.checkout(line, "@2")  # reads its objects
+    checkout.checkout(line, "main")
+    md5, path = place(line, "optimizer.pt", "HEAD~1")
+    damage(in_cache(line, md5), "flipped unseen")
+    checkout.checkout(line, "@2")
+    with pytest.raises(ObjectCorrupt, match=path):
+        _clean_state(line, history.commit(line.root, sha), SILENT)
+    assert named(fsck.fsck(line).findings, path, sha)
+
+
 @pytest.mark.parametrize("how", [how for how in HARMS if how != "missing"])
 @pytest.mark.parametrize("kind", ["adapter_model.safetensors", "optimizer.pt", ".dir"])
 def test_the_present_state_is_not_trained_on(line: Layout, kind: str, how: str) -> None:
