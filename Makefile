@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/mvc demo $(DIR)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # style, types and floors: what a reviewer should not have to say
 check: $(READY)
