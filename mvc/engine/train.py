@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -143,7 +143,6 @@ class Batch:
     done: int = 0
     tokens: int = 0
     seconds_before: float = 0.0
-    rng: dict[str, Any] | None = None
     last: checkpoint.Checkpoint | None = None
 
     def __post_init__(self) -> None:

@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
+import psutil
+
 from mvc.errors import StoreError
 from mvc.store import foreign, git, objects, tracked
 from mvc.store import journal as journals
@@ -203,7 +205,7 @@ def _break_locks(layout: Layout, journal: Journal) -> None:
 
     A git that outlived its mvc gets a moment to end by itself.
     """
-    if journal.pid != os.getpid() and _alive(journal.pid):
+    if journal.pid != os.getpid() and psutil.pid_exists(journal.pid):
         return
     names = ["index.lock", "HEAD.lock", *([f"{journal.ref}.lock"] if journal.ref else [])]
     args = [arg for name in names for arg in ("--git-path", name)]
@@ -214,13 +216,3 @@ def _break_locks(layout: Layout, journal: Journal) -> None:
         time.sleep(0.05)
     for lock in locks:
         lock.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from mvc.errors import RemoteError
 from mvc.store import git
 from mvc.store.layout import SNAPSHOT_PREFIX, Layout
@@ -219,7 +221,8 @@ def _refs(root: Path, prefix: str) -> dict[str, str]:
 def _marked(layout: Layout) -> Iterator[None]:
     """Leaves a mark while git writes refs or configuration: after a kill, `break_locks` sees it."""
     for mark in layout.private.glob("git-*"):
-        if not _alive(int(mark.name.removeprefix("git-"))):
+        pid = int(mark.name.removeprefix("git-"))
+        if pid == os.getpid() or not psutil.pid_exists(pid):
             break_locks(layout)
             mark.unlink(missing_ok=True)
     layout.private.mkdir(exist_ok=True)
@@ -241,16 +244,6 @@ def break_locks(layout: Layout) -> None:
                 lock.unlink(missing_ok=True)
             return
         time.sleep(0.05)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()
 
 
 def _network(layout: Layout, remote: str, *args: str) -> str:
