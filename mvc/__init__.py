@@ -4,6 +4,7 @@ The house, imports pointing down only (import-linter checks it):
 
     cli/      flags, one file a verb, one error boundary        click
     render/   looks: tables, bars, curves                       rich, plotext
+    daemon/   `mvc watch`: queue, calendar, guards, log         watchfiles, croniter, prometheus
     ops/      what a verb means; returns types, never prints
     engine/   base models, rows, schedule, state, training      torch, transformers, peft, trl
     store/    git, DVC, files, locks, promotion, revisions      git, dvc

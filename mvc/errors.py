@@ -19,6 +19,7 @@
     │   ├── StateError            the stored state does not fit the model
     │   ├── ScheduleEnded         the learning-rate schedule has run out
     │   ├── TrainingFailed        the batch did not learn; it was thrown away
+    │   │   └── Worsened          it made the held-out file of [gate] worse than the bound allows
     │   ├── OutOfMemory           the device's memory was not enough
     │   └── MissingExtra          an optional package is not installed
     └── Interrupted               Ctrl-C or SIGTERM; the checkpoint is kept (exit code 130)
@@ -121,6 +122,10 @@ class ScheduleEnded(EngineError):
 
 class TrainingFailed(EngineError):
     """The batch did not learn (DESIGN.md, Fixed 2); its state was thrown away."""
+
+
+class Worsened(TrainingFailed):
+    """The batch worsened the metric of [gate] by more than its bound; it was thrown away."""
 
 
 class OutOfMemory(EngineError):

@@ -108,11 +108,77 @@ class TrainSettings(Table, frozen=True):
 class SnapshotSettings(Table, frozen=True):
     """[snapshot]: when a day is pinned (HH:MM or a cron expression) and in which zone.
 
-    An empty `zone` is the machine's own.
+    An empty `zone` is the machine's own. `push` names the remote that `mvc watch` pushes to after
+    it; with `gc` it then applies [keep].
     """
 
     at: str = "03:00"
     zone: str = ""
+    push: str = ""
+    gc: bool = False
+
+
+class WatchSettings(Table, frozen=True):
+    """[watch]: what `mvc watch` makes of the files that arrive.
+
+    `settle_seconds` is how long a file that was not renamed into place must rest. Files of fewer
+    than `min_steps` steps are joined, files of more than `max_steps` are split; 0: neither. A
+    small file waits `join_seconds` for others at most.
+    `explode` refuses a batch whose loss ends above that multiple of both its own beginning and
+    the line's last batches; 0: never. Below `min_free_gb` (1e9 bytes) it pauses.
+    """
+
+    order: Literal["completed", "name"] = "completed"
+    settle_seconds: NonNegative = 5.0
+    min_steps: Count = 0
+    max_steps: Count = 0
+    join_seconds: NonNegative = 3600.0
+    explode: NonNegative = 2.0
+    min_free_gb: NonNegative = 5.0
+
+
+class GateSettings(Table, frozen=True):
+    """[gate]: a held-out file that each trained batch is measured on; empty `data`: none.
+
+    A batch that worsens `metric` by more than `bound` (in the metric's own unit) is refused.
+    """
+
+    data: str = ""
+    metric: Literal["loss", "perplexity"] = "loss"
+    bound: NonNegative = 0.1
+
+
+class KeepRules(Table, frozen=True):
+    """Retention in restic's terms: the newest commit of each of so many hours, days...
+
+    `within` is a duration such as "7d12h" back from the newest commit. All at 0: no rule.
+    """
+
+    last: Count = 0
+    hourly: Count = 0
+    daily: Count = 0
+    weekly: Count = 0
+    monthly: Count = 0
+    yearly: Count = 0
+    within: str = ""
+
+
+class ThinSettings(KeepRules, frozen=True):
+    """[thin]: which commits keep their adapter and give up their moments."""
+
+
+class KeepSettings(KeepRules, frozen=True):
+    """[keep]: which commits keep their whole state; without any rule `mvc gc` deletes nothing.
+
+    `tags` are patterns (fnmatch) of tag names whose commits keep their whole state; every tag
+    keeps at least its adapter, and so does every snapshot. Deleted objects rest in the trash for
+    `trash` days; the states before the last `undo` operations are kept for `mvc undo`.
+    """
+
+    snapshots: bool = True
+    tags: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    trash: Count = 7
+    undo: Count = 10
 
 
 class Settings(Table, frozen=True):
@@ -122,3 +188,7 @@ class Settings(Table, frozen=True):
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()
     snapshot: SnapshotSettings = SnapshotSettings()
+    watch: WatchSettings = WatchSettings()
+    gate: GateSettings = GateSettings()
+    keep: KeepSettings = KeepSettings()
+    thin: ThinSettings = ThinSettings()

@@ -1,4 +1,4 @@
-"""Frozen records of sharing, and of what it did: floor 0, as `types`, whose records they hold."""
+"""Frozen records of sharing and of what goes in and out: floor 0, as `types`, whose they hold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mvc.types import Commit
+from mvc.types import Commit, Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,27 @@ class CloneResult:
     objects: Transfer
 
 
+@dataclass(frozen=True, slots=True)
+class TrustResult:
+    """What a repo would run on this machine, and whether this user allows it.
+
+    `classes` are those that the base model's configs name, `files` their `*.py` in `folder`, and
+    `digest` pins them; all are empty where no code is wanted.
+    `allowed` tells of this very code, `changed` that other code was allowed. `dvc_config` tells
+    whether every option of the tracked .dvc/config is obeyed, `config` is the user's own file.
+    """
+
+    base: str
+    folder: str
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    digest: str
+    allowed: bool
+    changed: bool
+    dvc_config: bool
+    config: Path
+
+
 Verdict = Literal["good", "unsigned", "stranger", "bad"]
 """Of a signature: by a trusted key; none; by a key not known or not trusted; broken or expired."""
 
@@ -152,3 +173,26 @@ class VerifyResult:
     def good(self) -> bool:
         """Whether every commit and tag has a good signature."""
         return all(each.verdict == "good" for each in self.signatures)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """A model repo made of what another program left: its commits, oldest first."""
+
+    root: Path
+    commits: tuple[Commit, ...]
+    base: str
+    digest: str
+    num_trainable_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """A folder with a revision's state, or its merged model; `num_bytes` of all files there."""
+
+    commit: Commit
+    resolved: Resolved
+    folder: Path
+    num_files: int
+    num_bytes: int
+    merged: bool

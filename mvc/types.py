@@ -12,8 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-Kind = Literal["init", "batch", "rollback", "other"]
-"""What a commit is; `other` is a commit that mvc did not make."""
+Kind = Literal["init", "batch", "rollback", "import", "other"]
+"""What a commit is; `import` is a state that another program trained, `other` is a commit that
+mvc did not make."""
 
 
 # --- files and pointers -------------------------------------------------------------------------
@@ -177,6 +178,7 @@ class TrainResult:
     peak_memory_bytes: int
     environment: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    gate: Gate | None = None
 
 
 # --- history ------------------------------------------------------------------------------------
@@ -210,6 +212,18 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class Gate:
+    """The metric of [gate] (nats a token, or perplexity) on the held-out file.
+
+    Values under one `md5` can be compared: it stands for the file and how it becomes rows.
+    """
+
+    metric: str
+    value: float
+    md5: str
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """One commit of a model repo, read from its message's trailers alone.
 
@@ -235,6 +249,7 @@ class Commit:
     branches: tuple[str, ...] = ()
     snapshots: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    gate: Gate | None = None
     is_head: bool = False
 
     @property
@@ -361,7 +376,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class FsckResult:
-    """What `mvc fsck` looked at and found; `num_absent` objects are on a remote only."""
+    """What `mvc fsck` looked at and found.
+
+    `num_absent` objects are on a remote only; of `num_excused` commits the remote that was asked
+    says that `mvc gc` gave up their state there, so that it was not missed.
+    """
 
     num_commits: int
     num_objects: int
@@ -369,3 +388,4 @@ class FsckResult:
     findings: tuple[Finding, ...]
     num_absent: int = 0
     num_repaired: int = 0
+    num_excused: int = 0

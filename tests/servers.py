@@ -55,8 +55,8 @@ def tool(name: str, package: str) -> str:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
-    """A server process that listens on `port`, until the block ends."""
+def _running(command: list[str], port: int, log: Path) -> Iterator[int]:
+    """A server process that listens on `port`, until the block ends; its process id."""
     with log.open("wb") as out:
         server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=_die_with_parent
@@ -69,7 +69,7 @@ def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
             assert server.poll() is None, f"{command[0]} ended: {log.read_text()}"
             assert time.monotonic() < deadline, f"{command[0]} does not answer: {log.read_text()}"
             time.sleep(0.05)
-        yield
+        yield server.pid
     finally:
         server.terminate()
         try:
@@ -91,6 +91,15 @@ class Sshd:
     keyfile: Path
     known_hosts: Path
     log: Path
+    pid: int
+
+    def kill_sessions(self) -> None:
+        """SIGKILL whoever serves a client now; the server itself goes on."""
+        import psutil
+
+        for session in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                session.kill()
 
     def url(self, folder: Path) -> str:
         """The URL of a folder of this machine, for git and for DVC."""
@@ -151,8 +160,8 @@ def run_sshd(folder: Path) -> Iterator[Sshd]:
     known = folder / "known_hosts"
     known.write_text(f"[127.0.0.1]:{port} {key[0]} {key[1]}\n")
     log = folder / "log"
-    with _running([program, "-D", "-e", "-f", str(folder / "config")], port, log):
-        yield Sshd(port, user, folder / "client", known, log)
+    with _running([program, "-D", "-e", "-f", str(folder / "config")], port, log) as pid:
+        yield Sshd(port, user, folder / "client", known, log, pid)
 
 
 @pytest.fixture
@@ -174,11 +183,17 @@ def sshd(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 class S3:
     """A running server that speaks S3, and a bucket on it."""
 
-    endpoint: str
+    port: int
+    pid: int
     bucket: str
 
     access_key_id: str = "AKIATESTTESTTESTTEST"
     secret_access_key: str = "very-secret-access-key-of-the-test"
+
+    @property
+    def endpoint(self) -> str:
+        """Its address, for DVC and for boto."""
+        return f"http://127.0.0.1:{self.port}"
 
     def url(self, path: str = "model") -> str:
         """The DVC URL of a folder in the bucket."""
@@ -212,12 +227,12 @@ def run_s3(folder: Path) -> Iterator[S3]:
     folder.mkdir(parents=True)
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(command, port, folder / "log"):
-        endpoint = f"http://127.0.0.1:{port}"
-        request = urllib.request.Request(f"{endpoint}/models", method="PUT")
+    with _running(command, port, folder / "log") as pid:
+        server = S3(port, pid, "models")
+        request = urllib.request.Request(f"{server.endpoint}/{server.bucket}", method="PUT")
         with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.status == 200
-        yield S3(endpoint, "models")
+        yield server
 
 
 @pytest.fixture

@@ -88,9 +88,9 @@ def test_no_module_of_mvc_stands_outside_the_floors() -> None:
 
 
 def test_every_verb_has_its_place_in_cli_ops_and_render() -> None:
-    """`mvc diff` is cli/diff.py and ops/diff.py; the demo is made of other verbs."""
+    """`mvc diff` is cli/diff.py and ops/diff.py; demo and daemon are made of other verbs."""
     verbs = {p.stem for p in (ROOT / "mvc" / "cli").glob("*.py")}
-    verbs -= {"__init__", "main", "context", "stopping", "demo", "snapshots"}
+    verbs -= {"__init__", "main", "context", "stopping", "demo", "snapshots", "watch"}
     assert verbs <= {p.stem for p in (ROOT / "mvc" / "ops").glob("*.py")}
 
 

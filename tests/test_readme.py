@@ -73,5 +73,5 @@ def test_the_python_face_offers_every_verb() -> None:
     from mvc.ops.model import Model
 
     missing = set(main.VERBS) - {name for name in dir(Model) if not name.startswith("_")}
-    assert missing == {"init", "clone", "demo"}
+    assert missing == {"init", "import", "clone", "demo", "watch"}
     assert mvc.open.__doc__

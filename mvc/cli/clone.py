@@ -16,7 +16,10 @@ from mvc.cli.remote import endpoint_option, options_option, parsed
     "directory", metavar="[DIR]", required=False, type=click.Path(file_okay=False, path_type=Path)
 )
 @click.option(
-    "--data", "data_url", metavar="URL", help="Where the objects are, if the repo does not say."
+    "--data",
+    "data_url",
+    metavar="URL",
+    help="Where the objects are, if the repo does not say, or not rightly.",
 )
 @endpoint_option
 @options_option

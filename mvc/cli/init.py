@@ -19,8 +19,20 @@ from mvc.cli.context import as_json, write
 )
 @click.option("--revision", default="", help="The hub revision; pinned to its commit hash.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Fill mvc.toml.")
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Let this repo run the code that the base comes with, on this machine.",
+)
 @as_json
-def command(directory: Path, base: str, revision: str, sets: tuple[str, ...], json_: bool) -> None:
+def command(
+    directory: Path,
+    base: str,
+    revision: str,
+    sets: tuple[str, ...],
+    trust_remote_code: bool,
+    json_: bool,
+) -> None:
     """Make a model repo in DIR (here by default) and commit the untrained state.
 
     \b
@@ -32,7 +44,14 @@ def command(directory: Path, base: str, revision: str, sets: tuple[str, ...], js
 
     display = progress()
     try:
-        result = init.init(directory, base, revision=revision, sets=sets, progress=display)
+        result = init.init(
+            directory,
+            base,
+            revision=revision,
+            sets=sets,
+            trust_remote_code=trust_remote_code,
+            progress=display,
+        )
     finally:
         display.stop()
     if json_:

@@ -26,7 +26,8 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
     """Show the loss history from REV back (a date, a time, @N, a branch, a hash).
 
     Lines with a ! tell what must not be: a loss that jumps between two batches, a batch without
-    steps, a learning rate of 0. What a later rollback undid is dim and says (rolled back).
+    steps, a learning rate of 0. What a later rollback undid is dim and says (rolled back); of a
+    state that `mvc gc` thinned or took it says (adapter only) or (state gone).
 
     \b
     Examples:
@@ -49,9 +50,15 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
         from mvc.render.marks import marks
 
         find, gone = lookup(layout, commits), _rolled_back(layout, commits)
+        left = log.left(layout, commits)
         write(
             [
-                document.logged(each, marks(each, find), rolled_back=each.commit in gone)
+                document.logged(
+                    each,
+                    marks(each, find),
+                    rolled_back=each.commit in gone,
+                    state=left.get(each.commit, "whole"),
+                )
                 for each in commits
             ]
         )
@@ -60,7 +67,7 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
     from mvc.render import log as told
 
     # The tree of any other commit still holds the loss.csv of the batch before it.
-    batches = [commit for commit in commits if commit.kind == "batch"]
+    batches = [commit for commit in commits if commit.kind in ("batch", "import")]
     if csv:
         for line in told.csv(log.curves(layout, batches)):
             click.echo(line)
@@ -82,6 +89,7 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
             width=console.width(),
             lookup=lookup(layout, commits),
             gone=_rolled_back(layout, commits),
+            left=log.left(layout, commits),
         )
         console.show(*lines)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import keyword
 import os
 import sys
 import warnings
@@ -21,6 +22,7 @@ from mvc.errors import MvcError
 
 VERBS = {
     "init": "make a model repo",
+    "import": "make a model repo of what a script or a Trainer left",
     "train": "train a batch and commit it, one commit a file",
     "status": "where HEAD is, and whether the state matches it",
     "log": "the loss history, newest first",
@@ -29,12 +31,20 @@ VERBS = {
     "snapshots": "list the pinned days",
     "checkout": "put a revision's state into current_model/",
     "rollback": "a new commit with an older revision's state",
+    "export": "a plain copy of a revision's state, or its merged model",
+    "undo": "take back the last operation, or a named one",
+    "ops": "what changed this repo, newest first",
+    "watch": "train whatever arrives in a folder, day and night",
     "remote": "where this repo is shared: list, add, remove",
     "push": "send the branch, its snapshots and their objects",
     "pull": "bring the branch forward to the remote's",
     "fetch": "bring what the remote has, and move nothing",
     "clone": "a model repo from its remote, with the newest state",
     "verify": "check the signatures of commits and snapshots",
+    "trust": "what this repo would run on this machine, and whether it may",
+    "gc": "let go of states by calendar and by part",
+    "pin": "keep a revision whole, whatever the policy says",
+    "du": "where the bytes are",
     "fsck": "check every stored object against its hash",
     "demo": "see it all work on a small model, in a few minutes",
 }
@@ -65,7 +75,8 @@ class Verbs(click.Group):
         """The verb's command, or None for a name that is no verb."""
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"mvc.cli.{cmd_name}").command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name  # PEP 8's `import_`
+        command = importlib.import_module(f"mvc.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM while training: the first asks for a stop, the second ends at once."""
+"""Signals while training.
+
+Of Ctrl-C and SIGTERM the first asks for a stop, the second ends at once; SIGHUP wakes a daemon.
+"""
 
 from __future__ import annotations
 
@@ -37,3 +40,19 @@ def graceful() -> Iterator[ShouldStop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def woken() -> Iterator[threading.Event]:
+    """Within this block SIGHUP sets the yielded event; the main thread alone may enter it."""
+    wake = threading.Event()
+
+    def set_it(number: int, frame: FrameType | None) -> None:
+        # In a thread of its own: the main thread may be inside the event's lock just now.
+        threading.Thread(target=wake.set).start()
+
+    before = signal.signal(signal.SIGHUP, set_it)
+    try:
+        yield wake
+    finally:
+        signal.signal(signal.SIGHUP, before)

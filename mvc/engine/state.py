@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -24,6 +23,8 @@ from mvc.types import CurvePoint, FileDigest
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+
+    from mvc.engine.trainer import BatchTrainer
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -114,8 +115,10 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
-def load_torch(path: Path) -> Any:
+def load_torch(path: Path, *, mmap: bool = False) -> Any:
     """Read a file of `write_torch` or of the Trainer; numbers and tensors only, never code.
+
+    With `mmap` a tensor's values are read from the disk when they are looked at.
 
     Raises:
         StateError: the file is missing, damaged, or holds anything but data.
@@ -126,64 +129,13 @@ def load_torch(path: Path) -> Any:
     try:
         check_torch(path)
         with safe_globals():
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except StateError:
         raise
     except Exception as error:  # what a made-up pickle raises has no common root
         raise StateError(f"{path.name} of the state cannot be read", _REPAIR) from error
     check_tensors(found, path.name)
     return found
-
-
-def rng_name(rank: int, world_size: int) -> str:
-    """File of a process's random state, as the Trainer names it."""
-    return "rng_state.pth" if world_size == 1 else f"rng_state_{rank}.pth"
-
-
-def capture_rng(world_size: int) -> dict[str, Any]:
-    """The random state of this process, in the Trainer's format (`Trainer._save_rng_state`)."""
-    import numpy as np
-    import torch
-
-    states: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "cpu": torch.random.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = (
-            torch.cuda.random.get_rng_state()
-            if world_size == 1
-            else torch.cuda.random.get_rng_state_all()
-        )
-    return states
-
-
-def restore_rng(states: dict[str, Any]) -> bool:
-    """Set the random state of this process; False where it holds none for this GPU.
-
-    Raises:
-        StateError: it is no random state.
-    """
-    import numpy as np
-    import torch
-
-    try:
-        random.setstate(states["python"])
-        np.random.set_state(states["numpy"])
-        torch.random.set_rng_state(states["cpu"])
-    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
-        raise StateError("the stored random state is none", _REPAIR) from error
-    if not torch.cuda.is_available():
-        return True
-    cuda = states.get("cuda")
-    if isinstance(cuda, torch.Tensor):
-        torch.cuda.random.set_rng_state(cuda)
-    elif isinstance(cuda, list) and len(cuda) == torch.cuda.device_count():
-        torch.cuda.random.set_rng_state_all(cuda)
-    else:
-        return False
-    return True
 
 
 def trainable(model: torch.nn.Module) -> list[tuple[str, list[int]]]:
@@ -206,27 +158,39 @@ def optimizer_parameters(
     }
 
 
-def write_adapter(folder: Path, model: PeftModel, base_ref: str) -> list[FileDigest]:
-    """Write adapter_model.safetensors and adapter_config.json.
+def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by PEFT's names; they are the model's own, not copies."""
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach() for name, tensor in sorted(found.items())}
+
+
+def adapter_config(model: PeftModel, base_ref: str) -> bytes:
+    """The bytes of adapter_config.json.
 
     PEFT's own `save_pretrained` writes a model card too, and `target_modules` in the order of a
-    set, which differs from process to process; here lists are sorted. The adapter stays fp32:
-    bf16 would lose bits at every batch's end.
+    set, which differs from process to process; here lists are sorted.
     """
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save
-
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    data = save(
-        {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())},
-        metadata={"format": "pt"},
-    )
     config = model.peft_config["default"].to_dict()
     config.update(base_model_name_or_path=base_ref, inference_mode=True)
-    text = json.dumps(config, indent=2, sort_keys=True, default=_plain) + "\n"
+    return (json.dumps(config, indent=2, sort_keys=True, default=_plain) + "\n").encode()
+
+
+def write_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> FileDigest:
+    """Write adapter_model.safetensors; the adapter stays fp32: bf16 would lose bits at every
+    batch's end."""
+    from safetensors.torch import save
+
+    data = save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata={"format": "pt"})
+    return write_bytes(folder, ADAPTER, data)
+
+
+def write_adapter(folder: Path, model: PeftModel, base_ref: str) -> list[FileDigest]:
+    """Write adapter_model.safetensors and adapter_config.json."""
     return [
-        write_bytes(folder, ADAPTER, data),
-        write_bytes(folder, ADAPTER_CONFIG, text.encode()),
+        write_tensors(folder, adapter_tensors(model)),
+        write_bytes(folder, ADAPTER_CONFIG, adapter_config(model, base_ref)),
     ]
 
 
@@ -322,17 +286,6 @@ def load_adapter(folder: Path, model: PeftModel) -> None:
     set_peft_model_state_dict(model, load_file(folder / ADAPTER))
 
 
-def carry(source: Path, folder: Path) -> list[FileDigest]:
-    """Copy what training does not change (the tokenizer's files) into the next state."""
-    ours = {ADAPTER, ADAPTER_CONFIG, OPTIMIZER, SCHEDULER, TRAINER_STATE, PARAMETERS}
-    ours.add("manifest.json")
-    return [
-        write_bytes(folder, path.name, path.read_bytes())
-        for path in sorted(source.iterdir())
-        if path.is_file() and path.name not in ours and not path.name.startswith("rng_state")
-    ]
-
-
 def load_optimizer(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Load the moments into `optimizer`; its groups keep the values of mvc.toml.
 
@@ -361,13 +314,43 @@ def load_optimizer(folder: Path, model: torch.nn.Module, optimizer: torch.optim.
         )
     saved = load_torch(folder / OPTIMIZER)
     current = optimizer.state_dict()
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    moments = saved.get("state") if isinstance(saved, dict) else None
-    if not isinstance(moments, dict) or moments.keys() != set(range(len(params))):
-        raise StateError(f"{OPTIMIZER} does not hold one entry for each parameter", _REPAIR)
-    for index, param in enumerate(params):
-        _check_moment(moments[index], list(param.shape), index)
+    forgets = optimizer.defaults.get("momentum") == 0  # SGD without it keeps nothing
+    if forgets and isinstance(saved, dict) and saved.get("state") == {}:
+        return
+    shapes = [list(p.shape) for group in optimizer.param_groups for p in group["params"]]
+    moments = check_moments(saved, shapes)
     optimizer.load_state_dict({"state": moments, "param_groups": current["param_groups"]})
+
+
+def check_moments(saved: Any, shapes: Sequence[list[int]]) -> dict[int, dict[str, Any]]:
+    """The moments in what optimizer.pt holds, one entry for each of the parameters' `shapes`.
+
+    Raises:
+        StateError: there is another number of them, or one of another shape.
+    """
+    moments = saved.get("state") if isinstance(saved, dict) else None
+    if not isinstance(moments, dict) or moments.keys() != set(range(len(shapes))):
+        raise StateError(f"{OPTIMIZER} does not hold one entry for each parameter", _REPAIR)
+    for index, shape in enumerate(shapes):
+        _check_moment(moments[index], shape, index)
+    return moments
+
+
+def take_moments(
+    moments: dict[str, Any], parameters: dict[str, Any], trainer: BatchTrainer
+) -> None:
+    """Go on with the moments of the Trainer before, in memory; the groups are mvc.toml's.
+
+    Raises:
+        StateError: they belong to other parameters or to another optimizer.
+    """
+    if optimizer_parameters(trainer.model, trainer.optimizer) != parameters:
+        raise StateError(
+            "the moments in memory belong to other parameters or to another optimizer",
+            "run the same command again: it begins from the stored state",
+        )
+    groups = trainer.optimizer.state_dict()["param_groups"]
+    trainer.optimizer.load_state_dict({"state": moments["state"], "param_groups": groups})
 
 
 def _check_moment(entry: Any, shape: list[int], index: int) -> None:

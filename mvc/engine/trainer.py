@@ -18,16 +18,16 @@ from transformers import (
 )
 
 from mvc.engine import base as bases
-from mvc.engine import rows, schedule, state
+from mvc.engine import rng, rows, schedule, state
+from mvc.engine.session import Warm
 from mvc.errors import ConfigError, MissingExtra, TrainingFailed
 from mvc.settings import TrainSettings
-from mvc.types import FileDigest
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
-    from mvc.engine.train import Batch
+    from mvc.engine.batch import Batch
 
 
 class _RestoreRandomState(TrainerCallback):  # type: ignore[misc]
@@ -83,11 +83,21 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         position = schedule.first_position(batch.train, batch.job.lifetime_step, batch.done)
         self.lr_scheduler = schedule.build(self.optimizer, batch.train, position, batch.num_steps)
         self._created_lr_scheduler = True
-        if batch.lifetime_step > 0:
+        if batch.warm:
+            state.take_moments(batch.warm.optimizer, batch.warm.parameters, self)
+        elif batch.lifetime_step > 0:
             state.load_optimizer(batch.source, self.model, self.optimizer)
         self.first_moments = state.adam_steps(self.optimizer)
         self.parameters = state.optimizer_parameters(self.model, self.optimizer)
         return self.lr_scheduler
+
+    def warm(self) -> Warm:
+        """What the next batch of this process goes on from; no more of this Trainer is used."""
+        # bf16 wraps the model's forward, and another Trainer would wrap it again.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return Warm(
+            self.optimizer.state_dict(), self.parameters, rng.capture(1), self.batch.carried()
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Called after each optimizer step (logging_steps is 1) with that step's figures."""
@@ -114,37 +124,6 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
                 "the set of trainable parameters changed during the batch",
                 "nothing was recorded; please report this with the output of `mvc show`",
             )
-
-    def check_finite(self) -> None:
-        """Refuse weights or moments that are not numbers: the last step's loss came before it.
-
-        Raises:
-            TrainingFailed: one is infinite or no number.
-        """
-        import torch
-
-        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
-        moments = [v for entry in self.optimizer.state.values() for v in entry.values()]
-        for tensor in (*weights, *moments):
-            if isinstance(tensor, torch.Tensor) and not torch.isfinite(tensor).all():
-                raise TrainingFailed(
-                    f"the weights of {self.batch.job.data_name} became infinite or no number",
-                    "nothing was recorded; lower train.learning_rate in mvc.toml",
-                )
-
-    def write_state(self, folder: Path) -> list[FileDigest]:
-        """Write all of the state but the random states, as it stands now."""
-        batch = self.batch
-        return [
-            *state.write_adapter(folder, self.model, batch.job.settings.base.model),
-            state.write_torch(folder, state.OPTIMIZER, self.optimizer.state_dict()),
-            state.write_torch(folder, state.SCHEDULER, self.lr_scheduler.state_dict()),
-            state.write_json(folder, state.PARAMETERS, self.parameters),
-            state.write_trainer_state(
-                folder, batch.curve, batch.num_steps, batch.train.micro_batch_size
-            ),
-            *state.carry(Path(batch.job.state), folder),
-        ]
 
 
 def arguments(train: TrainSettings, output: Path) -> TrainingArguments:
@@ -210,6 +189,14 @@ def _wrong_arguments(train: TrainSettings, why: str) -> ConfigError:
         f"{why}",
         'correct it in mvc.toml; it is a list such as "momentum=0.9,nesterov=true"',
     )
+
+
+def optimizer(model: PeftModel, train: TrainSettings, output: Path) -> torch.optim.Optimizer:
+    """The optimizer that any Trainer makes for `model`: its groups, in its order."""
+    found: torch.optim.Optimizer = Trainer(
+        model=model, args=arguments(train, output)
+    ).create_optimizer()
+    return found
 
 
 def build(batch: Batch, model: PeftModel, collator: Any) -> BatchTrainer:

@@ -74,7 +74,7 @@ def main(path: str) -> int:
     progress: Progress = _Telling() if first else SILENT
     stop = Path(job.run) / STOP_FILE
     try:
-        result = train.run(job, Session(Path(job.root)), progress, stop.exists)
+        result = train.run(job, Session(Path(job.root), job.allowed), progress, stop.exists)
     except MvcError as error:
         if first:
             _tell(event="error", kind=type(error).__name__, message=error.message, hint=error.hint)

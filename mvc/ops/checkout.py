@@ -7,7 +7,7 @@ import shlex
 from datetime import datetime
 
 from mvc.errors import ObjectMissing, RepoError
-from mvc.ops.fetch import complete
+from mvc.ops import given_up
 from mvc.ops.revision import resolve
 from mvc.ops.verify import require_trusted
 from mvc.store import history, manifest, objects, workspace
@@ -21,7 +21,8 @@ def checkout(
 ) -> CheckoutResult:
     """Move HEAD and the workspace to `rev`. Only a branch's name stays on a branch, as in git.
 
-    What the cache lacks of its state is fetched from a remote.
+    What the cache lacks of its state is fetched from a remote. Of a state that `mvc gc` thinned
+    the adapter comes, and the rest is left out.
 
     Raises:
         RevisionNotFound: `rev` names no commit.
@@ -30,15 +31,18 @@ def checkout(
         ObjectCorrupt: an object is damaged, here or as a remote sent it; nothing was touched.
         SignatureError: this user asks for signatures, and the commit has none to trust.
     """
-    with Lock(at, f"mvc checkout {shlex.quote(rev)}"):
+    with Lock(at, f"mvc checkout {shlex.quote(rev)}", moves=True):
         if done := workspace.recover(at):
             progress.note(done)
         found = resolve(at, rev, now)
         refuse_dirty(at)
         require_trusted(at, found.commit)
-        complete(at, found.commit, progress)
+        whole = given_up.bring(at, found.commit, progress, thin=True)
         progress.stop()
-        num_files = workspace.checkout(at, found.commit, found.branch)
+        num_files = workspace.checkout(at, found.commit, found.branch, partial=not whole)
+        if not whole:
+            told = given_up.refusal(at, found.commit, "thin")
+            progress.note(f"{told.message}; to train on, {told.hint}")
     return CheckoutResult(
         commit=history.commit(at.root, found.commit),
         resolved=found,

@@ -52,7 +52,8 @@ def clone(
         url: What `git clone` takes.
         directory: A new or empty folder, or one that a killed clone of `url` left; by default
             named as the URL ends.
-        data_url: Where the objects are, for a repo that does not say so itself.
+        data_url: Where the objects are, for a repo that does not say so itself, or not rightly:
+            what it says stays as it is, and this machine looks at `data_url`.
         options: DVC's options of the data URL's protocol, for this machine.
         adapter_only: Fetch only what inference needs; a later pull completes it.
         all_states: Fetch the objects of every commit.
@@ -173,10 +174,14 @@ def _set_up(
     name = chosen.name if chosen else _DEFAULT
     place = data_url or (chosen.data_url if chosen else None)
     assert place is not None
-    if chosen is None or options or place != chosen.data_url:
+    remotes.require_name(name)
+    if chosen is None or (options and data_url is None):
         remotes.add(at, name, url, place, options)
-    elif chosen.git_url is None:
-        git.write(at.root, "remote", "add", "--", name, url)
+    else:
+        if data_url is not None:
+            remotes.place(at, name, data_url, options)
+        if chosen.git_url is None:
+            git.write(at.root, "remote", "add", "--", name, url)
     remotes.pin(at, name)
     return next(each for each in remotes.listing(at) if each.name == name)
 

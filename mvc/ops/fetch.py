@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from mvc.errors import MvcError, ObjectMissing, RemoteError
+from mvc.errors import MissingExtra, MvcError, ObjectCorrupt, ObjectMissing, RemoteError
 from mvc.sharing import FetchResult, Remote, Transfer, Wanted
-from mvc.store import history, manifest, pointers, refs, remotes, tracked, transfer, workspace
+from mvc.store import (
+    collected,
+    history,
+    manifest,
+    pointers,
+    refs,
+    remotes,
+    tracked,
+    transfer,
+    workspace,
+)
 from mvc.store.layout import STATE, Layout
 from mvc.store.lock import Lock
+from mvc.store.survey import part
 from mvc.types import SILENT, Progress
 
 NOTHING = Transfer(0, 0, 0)
@@ -91,13 +102,27 @@ def bring(
 ) -> Transfer:
     """Fetch the objects that the cache lacks of these commits, their lists of files first.
 
-    With `adapter_only` neither the batch nor what only training needs.
+    With `adapter_only` neither the batch nor what only training needs. What `mvc gc` took from the
+    remote is left out.
     """
-    first = transfer.fetch(at, remote, manifest.listings(at, commits), progress)
-    wanted = manifest.files(at, commits)
+    gone = collected.read(at, remote)
+    thin = [each for each in commits if gone.get(each) == "thin"]
+    whole = [each for each in commits if each not in gone]
+    first = transfer.fetch(at, remote, manifest.listings(at, whole + thin), progress)
+    wanted = manifest.files(at, whole)
+    wanted += [each for each in manifest.files(at, thin) if not is_moments(each)]
     if adapter_only:
         wanted = [each for each in wanted if _infers(each)]
-    return add(first, transfer.fetch(at, remote, wanted, progress))
+    moved = add(first, transfer.fetch(at, remote, wanted, progress))
+    if not adapter_only:
+        collected.forget(at, whole)
+    return moved
+
+
+def is_moments(wanted: Wanted) -> bool:
+    """Whether it is a file that a thinned state does without."""
+    folder, _, path = wanted.path.partition("/")
+    return part(folder, path) == "moments"
 
 
 def _infers(wanted: Wanted) -> bool:
@@ -108,18 +133,19 @@ def _infers(wanted: Wanted) -> bool:
 
 
 def complete(at: Layout, commit: str, progress: Progress) -> Transfer:
-    """Make sure that the cache has what `commit` needs, from whichever remote has it.
+    """Make sure that the cache has what `commit` needs, from whichever remotes have it.
 
-    Without a remote nothing is done: whoever needs an object then says which one is missing.
+    One that cannot be used, or lacks some, keeps no other from being asked. Without a remote
+    nothing is done: whoever needs an object then says which one is missing. So it is where the
+    record of each remote says that `mvc gc` took it.
 
     Raises:
         ObjectMissing: no remote has it.
         ObjectCorrupt: the commit's manifest lies, or what a remote sent does not hold.
+        MissingExtra: a remote that might have it speaks a protocol that is not installed.
         RemoteError: no remote that might have it can be reached.
     """
-    with pointers.naming(commit):
-        lacking = [p for p in tracked.pointers_of(at.root, commit) if pointers.missing(at, p)]
-    if not lacking:
+    if not lacking(at, commit):
         manifest.files(at, [commit])  # raises where the commit's manifest lies
         return NOTHING
     failed: MvcError | None = None
@@ -129,12 +155,21 @@ def complete(at: Layout, commit: str, progress: Progress) -> Transfer:
             continue
         progress.stage(f"Fetching the state of {commit[:10]} from {remote.name}")
         try:
-            return add(moved, bring(at, remote.name, [commit], progress))
-        except (ObjectMissing, RemoteError) as error:
+            moved = add(moved, bring(at, remote.name, [commit], progress))
+        except (ObjectMissing, ObjectCorrupt, MissingExtra, RemoteError) as error:
             failed = failed or error
+        if not lacking(at, commit):
+            manifest.files(at, [commit])
+            return moved
     if failed is not None:
         raise failed
     return moved
+
+
+def lacking(at: Layout, commit: str) -> bool:
+    """Whether the cache lacks something of what `commit` needs."""
+    with pointers.naming(commit):
+        return any(pointers.missing(at, each) for each in tracked.pointers_of(at.root, commit))
 
 
 def add(a: Transfer, b: Transfer) -> Transfer:

@@ -10,9 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from mvc.errors import MvcError, ObjectCorrupt, ObjectMissing
+from mvc.keeping import State
 from mvc.sharing import Wanted
-from mvc.store import git, history, layout, manifest, objects, pointers, refs, remotes, tracked
+from mvc.store import (
+    collected,
+    git,
+    history,
+    layout,
+    manifest,
+    objects,
+    pointers,
+    refs,
+    remotes,
+    tracked,
+)
 from mvc.store.layout import Layout
+from mvc.store.survey import part
 from mvc.types import SILENT, Commit, Finding, FsckResult, Pointer, Progress
 
 _ALWAYS = {"adapter_model.safetensors", "adapter_config.json", "trainer_state.json"}
@@ -25,12 +38,14 @@ _MEND_GIT = "restore it from a clone: `git fetch` from a remote"
 class Look:
     """What is being found out.
 
-    `elsewhere` are commits that a remote has, whose objects come when they are needed; `wanted`
+    `elsewhere` are commits that a remote has, whose objects come when they are needed, `given_up`
+    what `mvc gc` left of those that it thinned or took; `wanted`
     maps an object's md5 and the SHA-256 vouched for to the first that names it; `here` are md5s
     that a commit needs which no remote has, or which is HEAD; `bad` is what does not hold here.
     """
 
     elsewhere: set[str]
+    given_up: dict[str, State]
     wanted: dict[tuple[str, str | None], Wanted] = field(default_factory=dict)
     here: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
@@ -70,8 +85,10 @@ def fsck(
     result, look = _look(at, progress)
     wrong = mend.remote(at, remote, sample, progress) if remote is not None else []
     num_repaired = 0
-    if repair and (look.bad or wrong):
-        num_repaired = mend.repair(at, remote, look.bad, wrong, progress)
+    for _ in range(2):  # only a mended list of files tells which of them are bad too
+        if not repair or not (look.bad or wrong):
+            break
+        num_repaired += mend.repair(at, remote, look.bad, wrong, progress)
         result, look = _look(at, progress)
         if remote is not None:
             wrong = mend.remote(at, remote, sample, progress, [each for each, _ in wrong])
@@ -85,12 +102,13 @@ def fsck(
         findings=(*result.findings, *there),
         num_absent=len(look.absent),
         num_repaired=num_repaired,
+        num_excused=mend.excused(at, remote) if remote is not None else 0,
     )
 
 
 def _look(at: Layout, progress: Progress) -> tuple[FsckResult, Look]:
     """What is wrong here."""
-    look = Look(_elsewhere(at))
+    look = Look(_elsewhere(at), collected.read(at))
     look.findings += _git(at)
     try:
         commits = history.every(at.root)
@@ -189,7 +207,8 @@ def _commit(at: Layout, commit: Commit, look: Look) -> Iterator[Finding]:
 
 def _pointer(at: Layout, commit: Commit, name: str, text: bytes, look: Look) -> Iterator[Finding]:
     """What is wrong with one pointer and its list of files."""
-    far = commit.commit in look.elsewhere
+    left = look.given_up.get(commit.commit, "whole")
+    far = commit.commit in look.elsewhere or left == "absent"
     try:
         pointer = pointers.parse_pointer(text, name)
     except MvcError as error:
@@ -220,7 +239,12 @@ def _pointer(at: Layout, commit: Commit, name: str, text: bytes, look: Look) -> 
         )
         look.wanted.setdefault((md5, wanted.sha256), wanted)
     if not far:
-        look.here |= {pointer.md5, *(md5 for _, md5, _ in entries)}
+        kept = (md5 for path, md5, _ in entries if left == "whole" or not _moments(pointer, path))
+        look.here |= {pointer.md5, *kept}
+
+
+def _moments(pointer: Pointer, path: str) -> bool:
+    return part(pointer.path, path) == "moments"
 
 
 def _complete(commit: Commit, paths: set[str]) -> Iterator[Finding]:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mvc.errors import MvcError
+from mvc.ops.fetch import is_moments
 from mvc.sharing import Wanted
 from mvc.store import (
+    collected,
     history,
     manifest,
     objects,
@@ -34,7 +36,7 @@ def cure(name: str) -> str:
     """The hint for an object that is damaged on a remote."""
     return (
         f"where it is whole, `mvc fsck --remote {name} --repair` puts it there again "
-        f"(a missing one comes with `mvc push {name}` too)"
+        f"(a missing one comes with `mvc push --all {name}` too)"
     )
 
 
@@ -55,14 +57,23 @@ def remote(
     remotes.get(at, name)
     if only is not None:
         return transfer.check_remote(at, name, only, progress=progress) if only else []
+    gone = collected.read(at, name)
     commits = refs.reached(at.root, name) or [each.commit for each in history.every(at.root)]
+    commits = [each for each in commits if gone.get(each) != "absent"]
     listings = manifest.listings(at, commits)
     progress.stage(f"Checking remote {name}")
     wrong = transfer.check_remote(at, name, listings, progress=progress)
     bad = {each.md5 for each, _ in wrong}
     transfer.fetch(at, name, [each for each in listings if each.md5 not in bad], progress)
-    wanted = _files(at, commits)
+    wanted = _files(at, [each for each in commits if each not in gone])
+    thin = _files(at, [each for each in commits if each in gone])
+    wanted += [each for each in thin if not is_moments(each)]
     return wrong + transfer.check_remote(at, name, wanted, sample=sample, progress=progress)
+
+
+def excused(at: Layout, name: str) -> int:
+    """How many of the remote's commits its record says that `mvc gc` gave up."""
+    return len(collected.read(at, name).keys() & set(refs.reached(at.root, name)))
 
 
 def _files(at: Layout, commits: Sequence[str]) -> list[Wanted]:

@@ -11,7 +11,17 @@ from mvc.store.layout import Layout
 from mvc.types import SILENT, Progress, ShouldStop, never_stop
 
 if TYPE_CHECKING:
-    from mvc.sharing import FetchResult, PullResult, PushResult, Remote, VerifyResult
+    from mvc.keeping import DuResult, GcResult, Pin
+    from mvc.operations import Logged, UndoResult
+    from mvc.sharing import (
+        ExportResult,
+        FetchResult,
+        PullResult,
+        PushResult,
+        Remote,
+        TrustResult,
+        VerifyResult,
+    )
     from mvc.types import (
         BatchPlan,
         BatchResult,
@@ -104,6 +114,26 @@ class Model:
 
         return rollback.rollback(self.layout, rev, message=message, progress=self.progress)
 
+    def export(self, rev: str, directory: str | Path, *, merged: bool = False) -> ExportResult:
+        """`mvc.ops.export.export`: a plain copy of a state, or its merged model."""
+        from mvc.ops import export
+
+        return export.export(
+            self.layout, rev, Path(directory), merged=merged, progress=self.progress
+        )
+
+    def undo(self, name: str | None = None) -> UndoResult:
+        """`mvc.ops.undo.undo`: takes back the last operation, or a named one."""
+        from mvc.ops import undo
+
+        return undo.undo(self.layout, name, progress=self.progress)
+
+    def ops(self, limit: int | None = None) -> list[Logged]:
+        """`mvc.ops.ops.ops`: what changed this repo, newest first."""
+        from mvc.ops import ops
+
+        return ops.ops(self.layout, limit)
+
     def remote(self) -> list[Remote]:
         """`mvc.ops.remote.remote`: where this repo is shared."""
         from mvc.ops import remote
@@ -147,6 +177,30 @@ class Model:
         from mvc.ops import verify
 
         return verify.verify(self.layout, rev, limit, progress=self.progress)
+
+    def trust(self, *, remote_code: bool = False) -> TrustResult:
+        """`mvc.ops.trust`: what this repo would run here; with `remote_code`, lets it."""
+        from mvc.ops import trust
+
+        return (trust.allow if remote_code else trust.trust)(self.layout, progress=self.progress)
+
+    def gc(self, *, apply: bool = False, remotes: Sequence[str] = ()) -> GcResult:
+        """`mvc.ops.gc.gc`: what the policy would let go; with `apply`, lets it go."""
+        from mvc.ops import gc
+
+        return gc.gc(self.layout, apply=apply, remotes=remotes, progress=self.progress)
+
+    def pin(self, rev: str, message: str | None = None) -> Pin:
+        """`mvc.ops.pin.pin`: keeps a revision whole, whatever the policy says."""
+        from mvc.ops import pin
+
+        return pin.pin(self.layout, rev, message)
+
+    def du(self, *, remotes: Sequence[str] = ()) -> DuResult:
+        """`mvc.ops.du.du`: where the bytes are."""
+        from mvc.ops import du
+
+        return du.du(self.layout, remotes=remotes, progress=self.progress)
 
     def fsck(self) -> FsckResult:
         """`mvc.ops.fsck.fsck`: checks every stored object and every commit."""

@@ -41,7 +41,7 @@ def pull(
         SignatureError: this user asks for signatures and the remote's commit has none to trust.
         ObjectCorrupt: what the remote sent does not hold; the branch has not moved.
     """
-    with Lock(at, "mvc pull"):
+    with Lock(at, "mvc pull", moves=True):
         if done := workspace.recover(at):
             progress.note(done)
         found = shared(at, remote)
@@ -64,13 +64,12 @@ def pull(
             require_trusted(at, target)
         wanted = [target, *(refs.reached(at.root, found.name) if all_states else ())]
         moved = bring(at, found.name, wanted, progress, adapter_only=adapter_only)
-        if ahead and behind and keep_as is not None:
-            _keep(at, keep_as, head)
+        keep = _free(at, keep_as, head) if ahead and behind and keep_as is not None else None
         changed = 0
         if behind or not workspace.dirty(at):
             progress.stage("Bringing the workspace forward")
             words = f"pull {found.name}: " + ("take its line" if ahead else "fast-forward")
-            changed = workspace.advance(at, target, branch, words, partial=adapter_only)
+            changed = workspace.advance(at, target, branch, words, partial=adapter_only, keep=keep)
         refs.follow(at, branch, found.name)
         progress.stop()
         new = history.log(at.root, f"{head}..{target}", first_parent=False) if behind else []
@@ -99,8 +98,8 @@ def _theirs(at: Layout, remote: str, branch: str) -> str:
     return found
 
 
-def _keep(at: Layout, name: str, commit: str) -> None:
-    """Make the branch `name` at `commit`; one that is there already must be the same."""
+def _free(at: Layout, name: str, commit: str) -> str | None:
+    """The branch `name`, to be made at `commit`; None where it is there already, at the same."""
     ref = f"refs/heads/{name}"
     if git.try_read(at.root, "check-ref-format", ref) is None or name.startswith("-"):
         raise RepoError(f"{name!r} cannot be a branch's name", "take letters and digits")
@@ -109,5 +108,4 @@ def _keep(at: Layout, name: str, commit: str) -> None:
         raise RepoError(
             f"there is a branch {name} already", "take another name: `mvc pull --keep-as NAME`"
         )
-    if there is None:
-        git.write(at.root, "update-ref", "-m", "pull: kept", ref, commit, "0" * 40)
+    return name if there is None else None

@@ -9,11 +9,22 @@ from __future__ import annotations
 import random
 import time
 
-from mvc.errors import LockHeld, RepoError
+from mvc.errors import LockHeld, ObjectMissing, RepoError
+from mvc.keeping import State
 from mvc.ops.diverged import diverged
-from mvc.ops.fetch import NOTHING, add, shared
-from mvc.sharing import PushResult
-from mvc.store import history, manifest, refs, tracked, transfer, workspace
+from mvc.ops.fetch import NOTHING, add, complete, is_moments, lacking, shared
+from mvc.ops.given_up import left_of, state_given_up
+from mvc.sharing import PushResult, Transfer, Wanted
+from mvc.store import (
+    collected,
+    history,
+    manifest,
+    oplog,
+    refs,
+    tracked,
+    transfer,
+    workspace,
+)
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Progress
@@ -38,7 +49,7 @@ def push(
     Raises:
         Diverged: both sides trained; nothing was sent.
         RepoError: HEAD is on no branch.
-        ObjectMissing: a commit's object is neither here nor there; no ref was sent.
+        ObjectMissing: a commit's object is neither here nor on any remote; no ref was sent.
         ObjectCorrupt: an object here is damaged; it was not sent, and no ref was.
         RemoteError: the remote is not there, or refuses.
     """
@@ -53,25 +64,32 @@ def push(
     moved, sent = NOTHING, dict[str, None]()
     for attempt in range(1, _ATTEMPTS + 1):
         progress.stage(f"Asking {found.name}")
-        seen = refs.fetch_refs(at, found.name)
-        theirs = tracked.commit_of(at.root, refs.tracking(found.name, branch))
-        ahead, behind = refs.ahead_behind(at.root, head, theirs) if theirs else (1, 0)
-        if ahead and behind:
-            assert theirs is not None
-            raise diverged(at, found.name, branch, head, theirs)
-        there = refs.snapshots(at.root, found.name)
-        tags = {t: obj for t, obj in refs.snapshots(at.root).items() if t not in there}
-        tips = [head, *(f"refs/tags/{tag}" for tag in tags)]
-        new = refs.unsent(at.root, found.name, tips)
-        sent |= dict.fromkeys(new)
-        needed = refs.ancestors(at.root, tips) if all_states else [*new, head]
-        # The objects go first: a ref without them would be a promise that nobody keeps.
-        objects = manifest.objects(at, list(dict.fromkeys(needed)))
-        pairs = [(each.md5, each.size_bytes) for each in objects]
-        moved = add(moved, transfer.push(at, found.name, pairs, progress))
-        todo = {f"refs/heads/{branch}": head} if ahead else {}
-        todo |= {f"refs/tags/{tag}": obj for tag, obj in tags.items()}
         try:
+            seen = refs.fetch_refs(at, found.name)
+            theirs = tracked.commit_of(at.root, refs.tracking(found.name, branch))
+            ahead, behind = refs.ahead_behind(at.root, head, theirs) if theirs else (1, 0)
+            if ahead and behind:
+                assert theirs is not None
+                raise diverged(at, found.name, branch, head, theirs)
+            there = refs.snapshots(at.root, found.name)
+            tags = {t: obj for t, obj in refs.snapshots(at.root).items() if t not in there}
+            tips = [head, *(f"refs/tags/{tag}" for tag in tags)]
+            new = refs.unsent(at.root, found.name, tips)
+            sent |= dict.fromkeys(new)
+            needed = list(
+                dict.fromkeys(refs.ancestors(at.root, tips) if all_states else [*new, head])
+            )
+            # The objects go first: a ref without them would be a promise that nobody keeps.
+            try:
+                went, record = _send(at, found.name, needed, {}, progress)
+            except ObjectMissing:  # a clone has not all: what it lacks may be on another remote
+                left = _gather(at, needed, progress)
+                went, record = _send(at, found.name, needed, left, progress)
+            moved = add(moved, went)
+            todo = {f"refs/heads/{branch}": head} if ahead else {}
+            if record != collected.read(at, found.name):
+                todo[collected.REF] = collected.commit(at, found.name, record)
+            todo |= {f"refs/tags/{tag}": obj for tag, obj in tags.items()}
             if todo:
                 progress.stage(f"Sending {len(new)} commits to {found.name}")
                 refs.push_refs(at, found.name, todo)
@@ -81,6 +99,8 @@ def push(
                 raise
         time.sleep(random.uniform(0.1, 0.3) * attempt)  # somebody was faster: look again
     refs.follow(at, branch, found.name)
+    if todo:
+        oplog.note(at, command=f"mvc push {found.name}", remote=found.name)
     progress.stop()
     return PushResult(
         remote=found.name,
@@ -92,6 +112,58 @@ def push(
         behind=behind,
         objects=moved,
     )
+
+
+def _send(
+    at: Layout, remote: str, commits: list[str], left: dict[str, State], progress: Progress
+) -> tuple[Transfer, dict[str, State]]:
+    """Send what the remote lacks of these commits; what it then lacks is told too.
+
+    `left` is what other remotes have of those that `mvc gc` took there.
+    """
+    objects, record = _objects(at, remote, commits, left)
+    pairs = [(each.md5, each.size_bytes) for each in objects]
+    return transfer.push(at, remote, pairs, progress), record
+
+
+def _gather(at: Layout, commits: list[str], progress: Progress) -> dict[str, State]:
+    """Bring what is not here of these commits; returns what is left of those that gc took.
+
+    Raises:
+        ObjectMissing: no remote has it, and none says that gc took it.
+        LockHeld: another process writes here.
+    """
+    known, left = collected.read(at), dict[str, State]()
+    with Lock(at, "mvc push"):
+        for commit in commits:
+            if commit in known or not lacking(at, commit):
+                continue
+            try:
+                complete(at, commit, progress)
+            except ObjectMissing:
+                if state_given_up(at, commit) is None:
+                    raise
+            if (state := left_of(at, commit)) != "whole":
+                left[commit] = state
+    return left
+
+
+def _objects(
+    at: Layout, remote: str, commits: list[str], left: dict[str, State]
+) -> tuple[list[Wanted], dict[str, State]]:
+    """What to send of these commits, and what the remote then lacks that `mvc gc` gave up.
+
+    What gc took here is not sent. What it took there, and is whole here, is whole there again.
+    """
+    lost, gone = collected.read(at) | left, collected.read(at, remote)
+    whole = [each for each in commits if each not in lost]
+    thin = [each for each in commits if lost.get(each) == "thin"]
+    objects = manifest.objects(at, whole)
+    objects += [each for each in manifest.objects(at, thin) if not is_moments(each)]
+    still = {each: state for each, state in gone.items() if each not in set(whole)}
+    # What the remote had before gc took it here, it has still.
+    new = set(commits) - set(refs.reached(at.root, remote))
+    return objects, still | {each: lost[each] for each in new if each in lost}
 
 
 def _recover(at: Layout, progress: Progress) -> None:

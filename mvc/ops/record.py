@@ -38,6 +38,8 @@ def metrics(commit: Commit, tokens_per_s: float = 0.0, peak_memory_bytes: int = 
         found["loss"] = asdict(commit.loss)
     if commit.learning_rate:
         found["learning_rate"] = asdict(commit.learning_rate)
+    if commit.gate:
+        found["gate"] = {commit.gate.metric: commit.gate.value}
     if commit.data:
         found["rows"], found["tokens"] = commit.data.rows, commit.data.tokens
     if commit.seconds is not None:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from mvc.errors import RepoError
-from mvc.ops import record
+from mvc.ops import given_up, record
 from mvc.ops.checkout import refuse_dirty
 from mvc.ops.revision import batch_at, made_by_mvc, resolve, state_at
+from mvc.ops.verify import require_trusted
 from mvc.store import config, history, layout, manifest, objects, pointers, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
@@ -27,14 +28,17 @@ def rollback(
     """Bring `rev`'s state back as a new commit: the history stays, a push stays fast-forward.
 
     The settings stay those of mvc.toml; the lifetime step is the one of `rev`, so the schedule
-    goes on from there.
+    goes on from there. What the cache lacks of its state is fetched from a remote.
 
     Raises:
         RevisionNotFound: `rev` names no commit.
         RepoError: HEAD is on no branch, has that state already, or the workspace is dirty.
         ConfigError: mvc.toml asks for another LoRA or base than `rev` was trained with.
+        ObjectMissing: the state is neither in the cache nor on a remote; nothing was touched.
+        ObjectCorrupt: an object is damaged, here or as a remote sent it; nothing was touched.
+        SignatureError: this user asks for signatures, and the commit has none to trust.
     """
-    with Lock(at, f"mvc rollback {shlex.quote(rev)}"):
+    with Lock(at, f"mvc rollback {shlex.quote(rev)}", moves=True):
         if done := workspace.recover(at):
             progress.note(done)
         found = resolve(at, rev, now)
@@ -45,6 +49,9 @@ def rollback(
                 "HEAD is on no branch, so there is none to roll back",
                 f"`mvc checkout main` first, or `git switch -c NAME {found.commit[:10]}`",
             )
+        require_trusted(at, found.commit)
+        given_up.bring(at, found.commit, progress)
+        progress.stop()
         target, made = history.commit(at.root, found.commit), made_by_mvc(at, found.commit)
         state, batch = state_at(at, target.commit), batch_at(at, target.commit)
         objects.verify(at, manifest.files(at, [target.commit]))

@@ -141,6 +141,43 @@ def drop_of(at: Layout, data: DataFile, parents: Sequence[str]) -> None:
         drop(at)
 
 
+def interrupted(at: Layout) -> Path | None:
+    """Where the data of the batch in progress came from; None without one to go on from."""
+    found = _read(at)
+    return Path(str(found["path"])) if found and has_checkpoint(at) else None
+
+
+def settle(at: Layout, parent: str, key: str) -> None:
+    """The parent of the batch in progress is committed: from now on its checkpoints count."""
+    found = _read(at) or {}
+    files.atomic_write(_note(at), json.dumps(found | {"parent": parent, "key": key}).encode())
+
+
+def fly(at: Layout) -> None:
+    """Make room for the next batch: this one is trained and goes to its commit in the background.
+
+    Until then it can still be gone on with, from its last checkpoint (`land`).
+    """
+    at.run.rename(at.flight)
+    files.sync_folders([at.private])
+
+
+def land(at: Layout) -> bool:
+    """Take back a batch whose commit did not come about; the one begun after it goes.
+
+    The caller holds the line. Without the commit the later one has no parent, and no checkpoint.
+
+    Returns:
+        Whether there was one.
+    """
+    if not at.flight.exists():
+        return False
+    drop(at)
+    at.flight.rename(at.run)
+    files.sync_folders([at.private])
+    return True
+
+
 def info(at: Layout) -> RunInfo | None:
     """The batch in progress, for `mvc status`; None without one."""
     from mvc.engine.checkpoint import by_number

@@ -13,7 +13,10 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
+from mvc.keeping import State
+from mvc.sharing import ExportResult
 from mvc.types import BatchPlan, BatchResult, CheckoutResult, Commit, CommitDetail, Snapshot
+from mvc.watching import WatchHealth
 
 
 def dump(value: Any) -> str:
@@ -55,6 +58,7 @@ def commit(value: Commit, marks: Sequence[str] = ()) -> dict[str, Any]:
         "loss": simple(value.loss),
         "learning_rate": simple(value.learning_rate),
         "seconds": simple(value.seconds),
+        "gate": value.gate and {"metric": value.gate.metric, "value": simple(value.gate.value)},
         "rollback_to": value.rollback_to,
         "head": value.is_head,
         "branches": list(value.branches),
@@ -63,9 +67,14 @@ def commit(value: Commit, marks: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def logged(value: Commit, marks: Sequence[str], *, rolled_back: bool) -> dict[str, Any]:
-    """A commit as `mvc log --json` lists it: only its line tells whether it was rolled back."""
-    return {**commit(value, marks), "rolled_back": rolled_back}
+def logged(
+    value: Commit, marks: Sequence[str], *, rolled_back: bool, state: State = "whole"
+) -> dict[str, Any]:
+    """A commit as `mvc log --json` lists it: only its line tells whether it was rolled back.
+
+    `state` is what `mvc gc` left of it.
+    """
+    return {**commit(value, marks), "rolled_back": rolled_back, "state": state}
 
 
 def detail(value: CommitDetail, marks: Sequence[str] = ()) -> dict[str, Any]:
@@ -107,6 +116,31 @@ def arrival(value: CheckoutResult) -> dict[str, Any]:
         "resolved": value.resolved.commit,
         "how": value.resolved.how,
         "files_changed": value.num_files_changed,
+    }
+
+
+def export(value: ExportResult) -> dict[str, Any]:
+    """What `mvc export --json` wrote; sizes in bytes."""
+    return {
+        "commit": commit(value.commit),
+        "revision": value.resolved.spec,
+        "how": value.resolved.how,
+        "folder": str(value.folder),
+        "files": value.num_files,
+        "bytes": value.num_bytes,
+        "merged": value.merged,
+    }
+
+
+def watch(value: WatchHealth) -> dict[str, Any]:
+    """What `mvc watch --status --json` tells: what is alive and well, then the daemon's words."""
+    return {
+        "alive": value.daemon is not None,
+        "well": value.trouble is None,
+        "trouble": value.trouble,
+        "daemon": value.daemon,
+        "seconds_since_step": simple(value.seconds_since_step),
+        **(simple(value.status) or {}),
     }
 
 

@@ -6,11 +6,13 @@ more for everything that must not be. Owns the layout; what is worth a warning i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from rich.text import Text
 
+from mvc.keeping import State
 from mvc.render import format as fmt
 from mvc.render.marks import Lookup, brought_back, marks, name
 from mvc.render.sparkline import sparkline
@@ -19,7 +21,19 @@ from mvc.types import Commit, CurvePoint
 # What the cells beside the name take of a line, the gaps between them included.
 _WIDE_TAKES = 121
 _NARROW_TAKES = 60
+_GATE_TAKES, _SPARKS_TAKE = 13, 10
 _GAP = "  "
+_LEFT: dict[State | None, str] = {"thin": "(adapter only)", "absent": "(state gone)"}
+_ALL_WHOLE: Mapping[str, State] = {}
+
+
+class _Shape(NamedTuple):
+    """What the cells of a line have room for; `blocks` are the sparkline's, 0 for none."""
+
+    wide: bool
+    room: int
+    blocks: int
+    gated: bool
 
 
 def log(
@@ -29,6 +43,7 @@ def log(
     width: int | None,
     lookup: Lookup,
     gone: Collection[str] = (),
+    left: Mapping[str, State] = _ALL_WHOLE,
 ) -> Iterator[Text]:
     """The history as lines, ready to print.
 
@@ -40,18 +55,17 @@ def log(
             rollback).
         gone: The hashes of commits that a later rollback undid (see `marks.rolled_back`): they
             are dim, and said to be rolled back.
+        left: What `mvc gc` left of those commits whose state it thinned or took.
 
     Yields:
         One Text a line.
     """
     names = max((len(_title(commit)) for commit in commits), default=0)
-    ends = [_end(commit, gone) for commit in commits]
+    ends = [_end(commit, gone, left.get(commit.commit)) for commit in commits]
     labels = max(map(len, ends), default=0)
-    wide = width is None or width - _WIDE_TAKES - labels >= min(names, 14)
-    taken = _WIDE_TAKES + labels if wide else _NARROW_TAKES
-    room = min(names, 40, max(14, (width or 1000) - taken))
+    shape = _shape(width, names, labels, gated=any(commit.gate for commit in commits))
     for commit, end in zip(commits, ends, strict=True):
-        for line in _lines(commit, end, now, room, lookup, wide=wide):
+        for line in _lines(commit, end, now, lookup, shape):
             if commit.commit in gone:
                 line.stylize("dim")
             yield line
@@ -104,11 +118,22 @@ def csv(curves: Iterable[tuple[Commit, Sequence[CurvePoint]]]) -> Iterator[str]:
             )
 
 
+def _shape(width: int | None, names: int, labels: int, *, gated: bool) -> _Shape:
+    """The cells for names and labels of at most that many characters."""
+    more, columns = _GATE_TAKES * gated, width or 1000
+    wide = width is None or columns - _WIDE_TAKES - labels - more >= min(names, 14)
+    taken = (_WIDE_TAKES + labels if wide else _NARROW_TAKES) + more
+    blocks = 12 if wide else 8
+    if gated and columns - taken < 14:  # the held-out file says more than the curve's shape
+        taken, blocks = taken - _SPARKS_TAKE, 0
+    return _Shape(wide, min(names, 40, max(14, columns - taken)), blocks, gated)
+
+
 def _lines(
-    commit: Commit, end: Text, now: datetime, room: int, lookup: Lookup, *, wide: bool
+    commit: Commit, end: Text, now: datetime, lookup: Lookup, shape: _Shape
 ) -> Iterator[Text]:
-    head, body = _head(commit, now), _body(commit, room, lookup, wide=wide)
-    if wide:
+    head, body = _head(commit, now), _body(commit, lookup, shape)
+    if shape.wide:
         yield _join([*head, *body, end])
     else:
         yield _join([*head, end])
@@ -119,11 +144,11 @@ def _lines(
         yield Text.assemble(" " * 6, ("! " + fmt.plain(mark), "bold red"))
 
 
-def _end(commit: Commit, gone: Collection[str]) -> Text:
+def _end(commit: Commit, gone: Collection[str], left: State | None) -> Text:
+    words = ["(rolled back)"] if commit.commit in gone else []
+    words += [_LEFT[left]] if left in _LEFT else []
     told = refs(commit)
-    if commit.commit not in gone:
-        return told
-    return Text.assemble("(rolled back)", _GAP if told else "", told)
+    return Text(_GAP).join([*map(Text, words), *([told] if told else [])])
 
 
 def _head(commit: Commit, now: datetime) -> list[Text]:
@@ -143,12 +168,13 @@ def _title(commit: Commit) -> str:
     return fmt.plain(commit.data.name) if commit.data else subject(commit)
 
 
-def _body(commit: Commit, room: int, lookup: Lookup, *, wide: bool) -> list[Text]:
+def _body(commit: Commit, lookup: Lookup, shape: _Shape) -> list[Text]:
+    wide, room = shape.wide, shape.room
     if commit.kind == "rollback":
         said = (words(commit).splitlines() or [""])[0]
         where = f"rolled back to {brought_back(commit, lookup)}"
         return [Text(where, "bold magenta"), Text(said, "dim")]
-    if commit.kind != "batch":
+    if commit.kind not in ("batch", "import"):
         return [Text(_title(commit), "dim")]
     cells = [
         Text(f"{fmt.shorten(_title(commit), room):<{room}}"),
@@ -163,8 +189,10 @@ def _body(commit: Commit, room: int, lookup: Lookup, *, wide: bool) -> list[Text
         cells.append(Text(f"{difference:>6}", style))
         if wide:
             cells.append(Text(f"{fmt.percent(first, last):>6}", style))
-    blocks = 12 if wide else 8
-    cells.append(Text(f"{sparkline(commit.curve, blocks):<{blocks}}", "cyan"))
+    if shape.gated:
+        cells.append(Text(f"{f'gate {fmt.loss(commit.gate.value)}' if commit.gate else '':<11}"))
+    if shape.blocks:
+        cells.append(Text(f"{sparkline(commit.curve, shape.blocks):<{shape.blocks}}", "cyan"))
     if commit.seconds is not None:
         cells.append(Text(f"{fmt.duration(commit.seconds):>6}", "dim"))
     return cells

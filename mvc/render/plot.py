@@ -1,4 +1,6 @@
-"""`mvc log --plot`: the loss over lifetime steps, across commits. Owns the only use of plotext.
+"""Curves of the loss: over lifetime steps across commits, and over the last hours of `mvc watch`.
+
+Owns the only use of plotext. `mvc log --plot` shows the first, as follows.
 
 The live line is one bright curve; what a rollback undid is dim dots, for it covers the same steps.
 Names stand in rows above the picture, each over its step.
@@ -8,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.text import Text
 
 from mvc.render.marks import Lookup, brought_back, name
 from mvc.types import Commit, CurvePoint
+from mvc.watching import LossAt
 
 _Curve = tuple[Commit, Sequence[CurvePoint]]
 _PIN = "snapshot "
@@ -87,8 +91,32 @@ def plot(
     return Text("\n").join(rows)
 
 
-def _figure(drawn: Sequence[_Curve], gone: Collection[str], width: int, height: int) -> Any:
-    """The curves in a new figure: dots first, so that the live line lies over them."""
+def recent(points: Sequence[LossAt], *, width: int, height: int) -> Text:
+    """The loss over the time of day, for the screen of `mvc watch`.
+
+    Args:
+        points: the curve, oldest first, in the zone that the times are told in; at least one.
+        width: Columns of the picture.
+        height: Rows of the picture.
+    """
+    begin = points[0].time
+    times = [(point.time - begin).total_seconds() for point in points]
+    span = max(times[-1], 1.0)
+    figure = _empty(width, height)
+    figure.draw(
+        figure.signal(times, [point.loss for point in points], marker=_stroke()).lines(True)
+    )
+    figure.ruler("x", "both").lim(0, span)
+    number = max(width // 16, 2)
+    ticks = [span * i / (number - 1) for i in range(number)]
+    form = "%H:%M" if span >= 60 * number else "%H:%M:%S"
+    names = [(begin + timedelta(seconds=tick)).strftime(form) for tick in ticks]
+    figure.ruler("x", "lower").ticks(ticks, names)
+    figure.ruler("x", "upper").ticks([])
+    return _built(figure)
+
+
+def _empty(width: int, height: int) -> Any:
     import plotext
 
     plotext.terminal.limit(False, False)  # our own width, where stdout is no terminal too
@@ -96,7 +124,20 @@ def _figure(drawn: Sequence[_Curve], gone: Collection[str], width: int, height: 
     figure.clear()
     figure.theme("colorless")
     figure.plot_size(width, height)
-    line = plotext.marker("braille", plotext.pixel(foreground="cyan"))
+    return figure
+
+
+def _stroke() -> Any:
+    import plotext
+
+    return plotext.marker("braille", plotext.pixel(foreground="cyan"))
+
+
+def _figure(drawn: Sequence[_Curve], gone: Collection[str], width: int, height: int) -> Any:
+    """The curves in a new figure: dots first, so that the live line lies over them."""
+    import plotext
+
+    figure, line = _empty(width, height), _stroke()
     dots = plotext.marker("·", plotext.pixel(style="dim"))
     for commit, points in sorted(drawn, key=lambda curve: curve[0].commit not in gone):
         live = commit.commit not in gone

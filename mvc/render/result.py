@@ -49,6 +49,8 @@ def batch(result: BatchResult) -> Iterator[Text]:
         told.append(f"{result.tokens_per_s:,.0f} tokens/s")
     if result.peak_memory_bytes:
         told.append(f"{fmt.size(result.peak_memory_bytes)} at most")
+    if commit.gate is not None:
+        told.append(f"gate {fmt.loss(commit.gate.value)}")
     if result.branch:
         told.append(f"on {fmt.plain(result.branch)}")
     yield Text.assemble("  ", (sparkline(commit.curve, 32), "cyan"), "  ", ", ".join(told))

@@ -76,7 +76,7 @@ def figures(commit: Commit) -> list[Fact]:
     if commit.data is not None:
         rows, tokens = fmt.count(commit.data.rows, "row"), fmt.count(commit.data.tokens, "token")
         lines.append(("data", f"{fmt.plain(commit.data.name)} ({rows}, {tokens})"))
-    if commit.kind == "batch":
+    if commit.kind in ("batch", "import"):
         took = "" if commit.seconds is None else f" in {fmt.duration(commit.seconds)}"
         lifetime = fmt.count(commit.lifetime_step, "lifetime step")
         lines.append(("steps", f"{commit.steps:,}{took}, {lifetime}"))
@@ -86,6 +86,9 @@ def figures(commit: Commit) -> list[Fact]:
         told = " ".join(filter(None, (difference, fmt.percent(first, last))))
         value = Text.assemble(f"{fmt.loss(first)} → {fmt.loss(last)}  ", (told, style))
         lines.append(("loss", value.append(f"  mean {fmt.loss(commit.loss.mean)}")))
+    if commit.gate is not None:
+        told = f"{fmt.plain(commit.gate.metric)} {fmt.loss(commit.gate.value)}"
+        lines.append(("gate", f"{told} on the held-out file"))
     if commit.learning_rate is not None:
         rates = commit.learning_rate
         lines.append(("rate", f"{fmt.rate(rates.first)} → {fmt.rate(rates.last)}"))

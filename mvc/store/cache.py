@@ -190,7 +190,7 @@ def _store_file(source: Path, file: FileDigest, target: Path, keep_source: bool)
 def sweep(layout: Layout) -> None:
     """Remove the half-written files of killed processes; only under the lock."""
     for folder in (cache_folder(layout), layout.private):
-        for half in folder.glob(f"{TEMPORARY}*.tmp"):
+        for half in folder.glob(f"{TEMPORARY}*.tmp*"):  # with the lock of a git beside it
             half.unlink(missing_ok=True)
 
 

@@ -20,6 +20,7 @@ import msgspec
 from mvc.errors import ConfigError, UsageError
 from mvc.settings import HORIZON_SCHEDULES, BaseSettings, Settings
 from mvc.store.layout import CONFIG, Layout
+from mvc.store.template import TEMPLATE
 
 _DEFAULTS = Settings(base=BaseSettings(model=""))
 _TABLES: dict[str, tuple[str, ...]] = {
@@ -36,52 +37,6 @@ _FIXED_ON_A_LINE = (
     "lora.use_dora",
     "lora.use_rslora",
 )
-
-_NEW = """\
-# What this model repo trains and how. `mvc train` reads it before every batch.
-
-[base]  # the frozen model under the adapter; fixed for the life of a line
-model = ""  # a hub id, a local folder, a GGUF file, or package:NAME
-revision = ""  # hub models: the commit that was resolved at init
-digest = ""  # of the base's weights; written by `mvc init`, checked at every load
-
-[lora]  # the adapter's shape; all but dropout is fixed for the life of a line
-r = 16  # rank: how much the adapter can hold
-alpha = 32  # the adapter's weight is alpha / r
-dropout = 0.0  # share of the adapter's inputs dropped while training
-target_modules = "all-linear"  # or a list of module names, as PEFT takes it
-modules_to_save = []  # modules trained whole beside the adapter, for example ["lm_head"]
-use_dora = false  # also learn the weights' magnitudes (slower)
-use_rslora = false  # scale by alpha / sqrt(r), for high ranks
-
-[train]  # a change takes effect in the next batch
-learning_rate = 2e-4  # the rate after the warm-up
-schedule = "constant_with_warmup"  # how the rate moves; linear, cosine... need horizon_steps
-schedule_scope = "lifetime"  # over all batches together; "batch" starts it again in each one
-schedule_args = {}  # what else the schedule takes, for example {min_lr_rate = 0.1}
-warmup_steps = 20  # optimizer steps from rate 0 to the full rate
-horizon_steps = 0  # optimizer steps until a schedule that ends has ended
-optimizer = "adamw_torch_fused"  # a name that transformers knows
-optimizer_args = ""  # what else the optimizer takes, for example "momentum=0.9"
-weight_decay = 0.0  # pull of the adapter's weights towards 0
-max_grad_norm = 1.0  # longer gradients are cut to this length; 0 cuts none
-micro_batch_size = 4  # rows in the device's memory at a time
-gradient_accumulation_steps = 1  # micro-batches in one optimizer step
-passes = 1  # times each row is trained in its batch
-max_length = 1024  # tokens in a row; longer ones are split or cut, and counted
-packing = true  # fill rows with several records, for speed
-shuffle = true  # train the rows in a random order drawn from the seed
-assistant_only = false  # chats: learn the assistant's words only
-precision = "auto"  # bf16 where the device has it; or "fp32", "bf16"
-gradient_checkpointing = false  # less memory for more time
-seed = 42  # of the adapter's first weights, the order of rows and dropout
-logging_steps = 1  # optimizer steps between two points of the loss curve
-checkpoint_steps = 50  # optimizer steps between recovery points in a batch; 0 writes none
-
-[snapshot]  # a day's permanent rollback point
-at = "03:00"  # when: HH:MM, or a cron expression of five fields
-zone = ""  # of all dates, for example "Europe/Berlin"; empty is this machine's
-"""
 
 
 def parse(text: str, name: str = CONFIG) -> Settings:
@@ -148,7 +103,7 @@ def new_text(base: BaseSettings, sets: Sequence[str] = ()) -> str:
     """
     import tomlkit
 
-    document: Any = tomlkit.parse(_NEW)
+    document: Any = tomlkit.parse(TEMPLATE)
     document["base"].update(msgspec.structs.asdict(base))
     text = set_values(tomlkit.dumps(document), sets)
     parse(text)
@@ -259,8 +214,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str, str]]:
                 f"is {train.warmup_steps}, not below horizon_steps = {train.horizon_steps}",
                 "make the warm-up shorter or the horizon longer",
             )
-    if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", snapshot.at) and not re.fullmatch(
-        r"[-0-9*,/A-Za-z]+( +[-0-9*,/A-Za-z]+){4}", snapshot.at
+    if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", snapshot.at) and not _is_cron(
+        snapshot.at
     ):
         yield (
             "snapshot.at",
@@ -276,6 +231,18 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str, str]]:
                 f'is "{snapshot.zone}", which is no known zone',
                 'write a name such as "Europe/Berlin" or "UTC", or "" for this machine\'s',
             )
+
+
+def _is_cron(text: str) -> bool:
+    """Whether it is a cron expression of five fields that names some time."""
+    if not re.fullmatch(r"[-0-9*,/#A-Za-z]+( +[-0-9*,/#A-Za-z]+){4}", text):
+        return False
+    from croniter import CroniterError, croniter
+
+    try:
+        return croniter(text).get_next() is not None
+    except CroniterError:
+        return False
 
 
 def _explain(said: str, text: str, name: str, error: Exception) -> NoReturn:

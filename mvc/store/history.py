@@ -28,14 +28,14 @@ from typing import cast, get_args
 from mvc.errors import RepoError, RevisionNotFound
 from mvc.store import git
 from mvc.store.layout import SNAPSHOT_PREFIX
-from mvc.types import Commit, Data, Kind, Loss, Rate, Snapshot
+from mvc.types import Commit, Data, Gate, Kind, Loss, Rate, Snapshot
 from mvc.version import VERSION
 
 CURVE_POINTS = 32
 
 _FORGED = re.compile(
     r"(kind|batch|data|data-md5|rows|tokens|steps|lifetime-step|loss-\w+|rate-\w+|seconds|"
-    r"rollback-to|warning|mvc-version)\s*:",
+    r"rollback-to|gate|warning|mvc-version)\s*:",
     re.IGNORECASE,
 )
 # What would break a line, steer a terminal, or not survive UTF-8; the backslash begins an escape.
@@ -114,6 +114,8 @@ def format_message(commit: Commit, body: str | None = None) -> str:
         pairs.append(("Loss-Curve", " ".join(f"{loss:.4g}" for loss in _thin(commit.curve))))
     if rate := commit.learning_rate:
         pairs += [("Rate-First", rate.first), ("Rate-Last", rate.last)]
+    if gate := commit.gate:
+        pairs.append(("Gate", f"{gate.metric} {gate.value} {gate.md5}"))
     pairs += [("Seconds", commit.seconds), ("Rollback-To", commit.rollback_to)]
     pairs += [("Warning", _escape(warning)) for warning in commit.warnings]
     pairs.append(("Mvc-Version", VERSION))
@@ -177,6 +179,11 @@ def every(root: Path) -> list[Commit]:
     return _log(root, "HEAD", "HEAD", "--branches", "--tags", "--remotes", "--")
 
 
+def reachable(root: Path, tips: Sequence[str], without: Sequence[str] = ()) -> list[Commit]:
+    """What `tips` (or `--all` refs) reach and `without` do not, newest first, by one `git log`."""
+    return _log(root, "HEAD", *tips, *(("--not", *without) if without else ()), "--")
+
+
 def commit(root: Path, rev: str = "HEAD") -> Commit:
     """The one commit that `rev` names.
 
@@ -237,7 +244,14 @@ def next_batch(root: Path, rev: str = "HEAD") -> int:
 
     What a rollback skipped counts too, so that a number never repeats on a line.
     """
-    return 1 + max((each.batch or 0 for each in log(root, rev)), default=0)
+    # Numbers only grow along a line, so the newest batch has the highest one.
+    limit, at = 1, rev
+    while True:
+        found = log(root, at, limit=limit)
+        newest = next((each.batch for each in found if each.batch is not None), None)
+        if newest is not None or len(found) < limit or not found[-1].parents:
+            return 1 + (newest or 0)
+        limit, at = _CHUNK, found[-1].parents[0]
 
 
 def file_at(root: Path, commit: str, path: str) -> bytes | None:
@@ -257,33 +271,33 @@ def file_at(root: Path, commit: str, path: str) -> bytes | None:
         raise
 
 
-def snapshots(root: Path) -> list[Snapshot]:
-    """The days that are pinned, newest day first."""
+def snapshots(root: Path, day: str = "") -> list[Snapshot]:
+    """The days that are pinned, newest day first; with `day` (YYYY-MM-DD) that one at most."""
     fields = ("refname", "taggerdate:iso-strict", "contents", "*objectname", "objectname")
     form = "%00".join(f"%({name})" for name in fields) + "%00"
-    told = git.read(root, "for-each-ref", f"--format={form}", f"refs/tags/{SNAPSHOT_PREFIX}")
+    told = git.read(root, "for-each-ref", f"--format={form}", f"refs/tags/{SNAPSHOT_PREFIX}{day}")
     cells = told.split("\0")
     rows = [
-        (day[1], *cells[start + 1 : start + len(fields)])
+        (found[1], *cells[start + 1 : start + len(fields)])
         for start in range(0, len(cells) - 1, len(fields))
-        if (day := _DAY.fullmatch(cells[start].strip()))
+        if (found := _DAY.fullmatch(cells[start].strip()))
     ]
     targets = [peeled or target for _, _, _, peeled, target in rows]
     if not rows:
         return []
-    found = {each.commit: each for each in _log(root, "snapshots", "--no-walk", *targets, "--")}
+    pinned = {each.commit: each for each in _log(root, "snapshots", "--no-walk", *targets, "--")}
     return [
         Snapshot(
-            day=day,
-            tag=SNAPSHOT_PREFIX + day,
-            commit=found[target],
-            time=datetime.fromisoformat(when) if when else found[target].time,
+            day=its_day,
+            tag=SNAPSHOT_PREFIX + its_day,
+            commit=pinned[target],
+            time=datetime.fromisoformat(when) if when else pinned[target].time,
             message=message.strip(),
         )
-        for (day, when, message, _, _), target in sorted(
+        for (its_day, when, message, _, _), target in sorted(
             zip(rows, targets, strict=True), reverse=True
         )
-        if target in found
+        if target in pinned
     ]
 
 
@@ -372,5 +386,11 @@ def _with_trailers(plain: Commit) -> Commit:
         seconds=float(said["Seconds"]) if "Seconds" in said else None,
         curve=tuple(map(float, said.get("Loss-Curve", "").split())),
         rollback_to=said.get("Rollback-To"),
+        gate=_gate(said["Gate"]) if "Gate" in said else None,
         warnings=tuple(_unescape(value) for key, value in pairs if key == "Warning"),
     )
+
+
+def _gate(told: str) -> Gate:
+    metric, value, md5 = told.split(" ")
+    return Gate(metric, float(value), md5)

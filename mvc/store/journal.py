@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from mvc.errors import StoreError
+from mvc.operations import Move, Operation
 from mvc.store.files import atomic_write, sync_folders
 from mvc.store.layout import Layout
 
@@ -19,13 +20,16 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """What is being done.
 
     `promote` and `pull` move the branch `ref` from `was` (None: it is created) to `new`; `checkout`
-    moves HEAD. `old` is the commit that the workspace stands on (None: none yet), `new` the one it
-    shall stand on. `ref` is the full name of the branch that HEAD shall name; empty: HEAD is
-    detached. `head` is what HEAD named before: a full branch name or a commit. `pid` is the writer.
-    With `partial` only those files are linked whose objects are here (`pull --adapter-only`).
+    moves HEAD, `undo` whatever it must, `tag` makes or removes the tag `ref`. `moves` are the refs
+    that `pull` and `undo` move, all of them or none. `old` is the commit that the workspace stands
+    on (None: none yet), `new` the one it shall stand on. `ref` is the full name of the branch that
+    HEAD shall name; empty: HEAD is detached. `head` is what HEAD named before: a full branch name
+    or a commit. `pid` is the writer. With `partial` only those files are linked whose objects are
+    here (`pull --adapter-only`). `ends` is the folder of the batch in progress that the commit
+    ends. `operation` is for the log.
     """
 
-    op: Literal["promote", "checkout", "pull"]
+    op: Literal["promote", "checkout", "pull", "undo", "tag"]
     was: str | None
     old: str | None
     new: str
@@ -33,7 +37,9 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     head: str
     pid: int
     partial: bool = False
-    ends_run: bool = False
+    ends: Literal["", "run", "flight"] = ""
+    moves: dict[str, Move] = {}
+    operation: Operation | None = None
 
 
 def write(layout: Layout, journal: Journal) -> None:

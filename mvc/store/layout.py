@@ -56,14 +56,49 @@ class Layout:
         return self.private / "lock"
 
     @property
+    def line(self) -> Path:
+        """The lock of who trains and moves HEAD."""
+        return self.private / "line"
+
+    @property
     def journal(self) -> Path:
         """The operation in progress, for recovery."""
         return self.private / "journal.json"
 
     @property
+    def oplog(self) -> Path:
+        """The log of operations, for `mvc undo`."""
+        return self.private / "oplog.jsonl"
+
+    @property
     def run(self) -> Path:
         """The batch in progress: run.json, checkpoints, the state being written."""
         return self.private / "run"
+
+    @property
+    def flight(self) -> Path:
+        """The batch that a daemon has trained and is committing, while the next one trains."""
+        return self.private / "flight"
+
+    @property
+    def daemon(self) -> Path:
+        """The lock of `mvc watch`, held also while it is paused and others may train."""
+        return self.private / "daemon"
+
+    @property
+    def watch(self) -> Path:
+        """What `mvc watch` keeps: its status, a request to pause, files on their way."""
+        return self.private / "watch"
+
+    @property
+    def collected(self) -> Path:
+        """What `mvc gc` gave up of which commits."""
+        return self.private / "collected"
+
+    @property
+    def trash(self) -> Path:
+        """Objects that `mvc gc` deleted and that can still be brought back."""
+        return self.private / "trash"
 
     @property
     def logs(self) -> Path:

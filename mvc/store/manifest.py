@@ -21,10 +21,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _POINTER_LIMIT = 16 << 20
 _CHUNK = 500  # commits whose pointers are in memory at once
 _FOLDERS = {STATE_POINTER: STATE, BATCH_POINTER: BATCH}
-_CURE = (
-    "`git log` names its author: ask before you use it; where plain `dvc add` made it, the "
-    "`meta:` of the pointer is an older state's, and can be removed there"
-)
 
 
 def listings(layout: Layout, commits: Sequence[str]) -> list[Wanted]:
@@ -133,4 +129,9 @@ def _entry(commit: str, name: str, path: str, entry: Any) -> tuple[str, int]:
 
 
 def _lie(commit: str, name: str, what: str) -> ObjectCorrupt:
-    return ObjectCorrupt(f"{name} of commit {commit[:10]}: its manifest lies: {what}", _CURE)
+    return ObjectCorrupt(
+        f"{name} of commit {commit[:10]}: its manifest lies: {what}",
+        f"after a plain `dvc add` of yours, delete the `meta:` part of {name}, which is the older "
+        "state's, and `git commit -a --amend`; otherwise `mvc checkout REV` of another commit, "
+        "and ask the author that `git log` names",
+    )

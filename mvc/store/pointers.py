@@ -207,6 +207,11 @@ def object_path(cache: Path, md5: str) -> Path:
     return cache / md5[:2] / md5[2:]
 
 
+def is_md5(text: str) -> bool:
+    """Whether `text` can be an object's name: an md5, that of a folder with `.dir` behind it."""
+    return _MD5.fullmatch(text) is not None
+
+
 def entries(layout: Layout, pointer: Pointer) -> tuple[Entry, ...]:
     """The files of a stored folder, sorted: (path relative to it, md5, size in bytes if recorded).
 
@@ -214,7 +219,7 @@ def entries(layout: Layout, pointer: Pointer) -> tuple[Entry, ...]:
         ObjectMissing: the folder's object is not in the cache.
         ObjectCorrupt: it cannot be read, or names a path outside the folder.
     """
-    return _entries(cache_folder(layout), pointer)
+    return entries_in(cache_folder(layout), pointer)
 
 
 @contextmanager
@@ -229,7 +234,8 @@ def naming(commit: str) -> Iterator[None]:
         raise ObjectCorrupt(f"commit {short}, {error.message}", error.hint) from error
 
 
-def _entries(cache: Path, pointer: Pointer) -> tuple[Entry, ...]:
+def entries_in(cache: Path, pointer: Pointer) -> tuple[Entry, ...]:
+    """`entries`, for who asks for thousands and knows where the cache is."""
     if not pointer.md5.endswith(".dir"):
         raise StoreError(
             f"{pointer.path}.dvc points to a single file, not to a folder",
@@ -284,7 +290,7 @@ def missing(layout: Layout, pointer: Pointer) -> tuple[str, ...]:
     """
     cache = cache_folder(layout)
     try:
-        listed = _entries(cache, pointer)
+        listed = entries_in(cache, pointer)
     except ObjectMissing:
         return (pointer.md5,)
     return tuple(path for path, md5, _ in listed if not object_path(cache, md5).is_file())
@@ -311,7 +317,7 @@ def looks_clean(layout: Layout, pointer: Pointer) -> bool | None:
     """
     cache, folder = cache_folder(layout), layout.root / pointer.path
     try:
-        listed = _entries(cache, pointer)
+        listed = entries_in(cache, pointer)
     except ObjectMissing:
         return None
     if walk(folder) != {path for path, _, _ in listed}:

@@ -11,15 +11,19 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
 import psutil
 
 from mvc.errors import StoreError
-from mvc.store import foreign, git, objects, tracked
+from mvc.operations import Move
+from mvc.store import foreign, git, objects, oplog, tracked
 from mvc.store import journal as journals
-from mvc.store.files import no_space
+from mvc.store.files import no_space, temporary
 from mvc.store.journal import Journal
 from mvc.store.layout import BATCH, STATE, Layout
 from mvc.store.pointers import format_pointer
@@ -35,8 +39,10 @@ class NewCommit:
 
     `files` are tracked files by path (None: not in this commit), `pointers` the stored folders,
     `parent` the commit it follows (None: the first), `branch` the short name of the branch that
-    moves (it is created at `parent` if there is none), `when` its time, with zone. `ends_run`: it
-    is the batch in `.mvc/run/`, which goes; any other commit leaves a batch in progress alone.
+    moves (it is created at `parent` if there is none), `when` its time, with zone. `ends`: the
+    folder of `.mvc/` whose batch it is and that goes with it; any other commit leaves a batch in
+    progress alone. `unborn`: the repo has no commit yet and `parent` is one that nobody sees
+    (`write_commit`), so that a whole history comes with this one move.
     """
 
     message: str
@@ -45,14 +51,15 @@ class NewCommit:
     parent: str | None
     branch: str
     when: datetime
-    ends_run: bool = False
+    ends: Literal["", "run", "flight"] = ""
+    unborn: bool = False
 
 
-def promote(layout: Layout, new: NewCommit) -> str:
+def promote(layout: Layout, new: NewCommit, written: str | None = None) -> str:
     """Make `new` the branch's commit and the workspace's state; returns its hash.
 
     Its pointers' objects must be in the cache (`objects.store_folder`). What the user has staged
-    is neither committed nor lost.
+    is neither committed nor lost. `written` is the commit where `write_commit` made it already.
 
     Raises:
         ObjectMissing: an object is not in the cache; nothing was changed.
@@ -64,19 +71,22 @@ def promote(layout: Layout, new: NewCommit) -> str:
     for pointer in new.pointers:
         objects.require(layout, pointer, None)
     was, here = tracked.commit_of(root, ref), tracked.commit_of(root, "HEAD")
-    if here != new.parent or was not in (None, new.parent):
+    stood = None if new.unborn else new.parent
+    if here != stood or was not in (None, stood):
         raise _moved(new)
     with no_space("the old state is whole"):
-        commit = _write_commit(layout, new)
+        commit = written or write_commit(layout, new)
+        head = tracked.head_name(root)
         journal = Journal(
             op="promote",
             was=was,
-            old=new.parent,
+            old=stood,
             new=commit,
             ref=ref,
-            head=tracked.head_name(root),
+            head=head,
             pid=os.getpid(),
-            ends_run=new.ends_run,
+            ends=new.ends,
+            operation=oplog.operation(layout, {ref: (was, commit)}, (head, ref), (stood, commit)),
         )
         journals.write(layout, journal)
         try:
@@ -99,8 +109,8 @@ def _moved(new: NewCommit) -> StoreError:
     )
 
 
-def _write_commit(layout: Layout, new: NewCommit) -> str:
-    """Write blobs, tree and commit; nothing refers to them yet."""
+def write_commit(layout: Layout, new: NewCommit) -> str:
+    """Write blobs, tree and commit, and return its hash; nothing refers to them yet."""
     root = layout.root
     layout.private.mkdir(exist_ok=True)
     contents = new.files | {f"{p.path}.dvc": format_pointer(p) for p in new.pointers}
@@ -111,8 +121,8 @@ def _write_commit(layout: Layout, new: NewCommit) -> str:
         else:
             sha = git.write(root, "hash-object", "-w", "--stdin", stdin=data)
             lines.append(f"100644 {sha}\t{path}\0")
-    index = layout.private / "index"
-    index.unlink(missing_ok=True)
+    # A name of its own: a git that was killed with its mvc leaves a lock beside it.
+    index = temporary(layout.private)
     private = {"GIT_INDEX_FILE": str(index)}
     git.write(root, "read-tree", new.parent or "--empty", env=private)
     git.write(
@@ -130,8 +140,82 @@ def _write_commit(layout: Layout, new: NewCommit) -> str:
     return git.write(root, *args, "-F", "-", tree, env=who | dates, stdin=message.encode())
 
 
+@contextmanager
+def tagged(layout: Layout, ref: str) -> Iterator[None]:
+    """Log what becomes of the tag `ref` (its full name) inside, even where a kill ends it."""
+    head, here = tracked.head_name(layout.root), tracked.commit_of(layout.root, "HEAD")
+    was = _named(layout, [ref])[ref]
+    journal = Journal(
+        op="tag",
+        was=was,
+        old=here,
+        new=here or "",
+        ref=ref,
+        head=head,
+        pid=os.getpid(),
+        operation=oplog.operation(layout, {ref: (was, None)}, (head, head), (here, here)),
+    )
+    journals.write(layout, journal)
+    try:
+        yield
+    finally:
+        _end_tag(layout, journal)
+
+
+def _end_tag(layout: Layout, journal: Journal) -> None:
+    if journal.operation is not None:
+        moved = {journal.ref: (journal.was, _named(layout, [journal.ref])[journal.ref])}
+        oplog.append(layout, replace(journal.operation, refs=moved))
+    journals.clear(layout)
+
+
+def carry_out(layout: Layout, journal: Journal, words: str) -> None:
+    """Move `journal.moves` and HEAD; what is moved already is skipped.
+
+    New values come first, then HEAD, and what goes at last: HEAD always names a commit.
+    """
+    root = layout.root
+    _set(layout, {ref: move for ref, move in journal.moves.items() if move[1]}, words)
+    target, here = journal.ref or journal.new, tracked.head_name(root)
+    if here != target:
+        # `git checkout -` finds its way back by these very words in the reflog
+        names = (name.removeprefix("refs/heads/") for name in (here, target))
+        told = ("-m", "checkout: moving from {} to {}".format(*names))
+        if journal.ref:
+            git.write(root, "symbolic-ref", *told, "HEAD", journal.ref)
+        else:
+            git.write(root, "update-ref", "--no-deref", *told, "HEAD", target)
+    _set(layout, {ref: move for ref, move in journal.moves.items() if not move[1]}, words)
+
+
+def _set(layout: Layout, moves: Mapping[str, Move], words: str) -> None:
+    now = _named(layout, list(moves))
+    lines = ""
+    for ref, (before, after) in moves.items():
+        if now[ref] != after:
+            verb = f"update {ref} {after}" if after else f"delete {ref}"
+            lines += f"{verb} {before or _NONE}\n"
+    if lines:
+        git.write(layout.root, "update-ref", "-m", words, "--stdin", stdin=lines.encode())
+
+
+def _named(layout: Layout, refs: list[str]) -> dict[str, str | None]:
+    """The objects that refs name: of a tag, the tag."""
+    found: dict[str, str | None] = dict.fromkeys(refs)
+    told = git.read_bytes(
+        layout.root,
+        *("cat-file", "--batch-check=%(objectname)"),
+        stdin="".join(f"{ref}\n" for ref in refs).encode(),
+    ).decode()
+    for ref, line in zip(refs, told.splitlines(), strict=True):
+        found[ref] = None if line.endswith(" missing") else line
+    return found
+
+
 def settle(layout: Layout, journal: Journal) -> int:
     """Bring HEAD, tracked files and stored folders to `journal.new`; returns files linked.
+
+    The operation is in the log after that.
 
     Every step that is done already is skipped, so it can be run again after a kill in any place.
 
@@ -141,6 +225,21 @@ def settle(layout: Layout, journal: Journal) -> int:
     root = layout.root
     if journal.ref and tracked.head_name(root) != journal.ref:
         git.write(root, "symbolic-ref", "-m", f"mvc: {journal.op}", "HEAD", journal.ref)
+    # An undo that leaves HEAD's commit leaves the workspace too, whatever the user has in it.
+    count = 0
+    if journal.op != "undo" or journal.old != journal.new:
+        count = _bring(layout, journal)
+    if journal.ends:
+        shutil.rmtree(layout.private / journal.ends, ignore_errors=True)
+    if journal.operation is not None:
+        oplog.append(layout, journal.operation)
+    journals.clear(layout)
+    return count
+
+
+def _bring(layout: Layout, journal: Journal) -> int:
+    """Bring the workspace from `journal.old` to `journal.new`; returns files linked."""
+    root = layout.root
     tracked.bring(layout, journal.old, journal.new)
     pointers = tracked.pointers_of(root, journal.new)
     link = objects.link_present if journal.partial else objects.link
@@ -148,9 +247,6 @@ def settle(layout: Layout, journal: Journal) -> int:
     for name in {STATE, BATCH} - {pointer.path for pointer in pointers}:
         if _held(layout, journal.old, name):
             count += objects.unlink(layout, name)
-    if journal.ends_run:
-        shutil.rmtree(layout.run, ignore_errors=True)
-    journals.clear(layout)
     return count
 
 
@@ -176,11 +272,17 @@ def recover(layout: Layout) -> str | None:
     if journal is None:
         return None
     _break_locks(layout, journal)
+    if journal.op == "tag":
+        _end_tag(layout, journal)
+        return None
     root = layout.root
     head = tracked.head_name(root)
     ref = tracked.commit_of(root, journal.ref) if journal.ref else None
     short = journal.new[:10]
-    if journal.op != "checkout":
+    if journal.moves:
+        reached, untouched = begun(layout, journal)
+        ours = head in (journal.head, journal.ref or journal.new)
+    elif journal.op in ("promote", "pull"):
         reached, untouched = ref == journal.new, ref == journal.was
         ours = head in (journal.head, journal.ref)
     else:
@@ -188,8 +290,16 @@ def recover(layout: Layout) -> str | None:
         untouched, ours = head == journal.head and not reached, True
     if reached and ours:
         with no_space(f"commit {short} is recorded, the next command brings its files"):
+            if journal.moves:
+                carry_out(layout, journal, f"mvc: {journal.op}")
             settle(layout, journal)
-        return f"finished the {journal.op} of commit {short}, which was interrupted"
+        to = "to" if journal.op == "undo" else "of"
+        return f"finished the {journal.op} {to} commit {short}, which was interrupted"
+    if journal.op == "promote" and journal.operation is not None and not untouched:
+        # It may have happened, and git have moved on from there.
+        is_in = ("merge-base", "--is-ancestor", journal.new, ref or "")
+        if reached or git.said(root, *is_in)[0] == 0:
+            oplog.append(layout, journal.operation)
     journals.clear(layout)
     if untouched:
         return f"dropped a {journal.op} that was interrupted before it changed anything"
@@ -200,6 +310,17 @@ def recover(layout: Layout) -> str | None:
     return f"the {journal.op} of commit {short} was interrupted and HEAD moved since: left as it is"
 
 
+def begun(layout: Layout, journal: Journal) -> tuple[bool, bool]:
+    """Whether a part of the moves was made and nothing else moved, and whether none was."""
+    now = _named(layout, list(journal.moves))
+    if any(now[ref] not in move for ref, move in journal.moves.items()):
+        return False, False
+    head, target = tracked.head_name(layout.root), journal.ref or journal.new
+    made = any(now[ref] == after for ref, (_, after) in journal.moves.items())
+    made = made or (head == target and head != journal.head)
+    return made, not made
+
+
 def _break_locks(layout: Layout, journal: Journal) -> None:
     """Remove the lock files of a git that was killed with its mvc.
 
@@ -207,10 +328,13 @@ def _break_locks(layout: Layout, journal: Journal) -> None:
     """
     if journal.pid != os.getpid() and psutil.pid_exists(journal.pid):
         return
-    names = ["index.lock", "HEAD.lock", *([f"{journal.ref}.lock"] if journal.ref else [])]
+    refs = {journal.ref, *journal.moves} - {""}
+    names = ["index.lock", "HEAD.lock", *(f"{ref}.lock" for ref in refs)]
+    if journal.op in ("undo", "tag"):
+        names.append("packed-refs.lock")  # a ref that goes, goes from there as well
     args = [arg for name in names for arg in ("--git-path", name)]
     found = git.read(layout.root, "rev-parse", *args).splitlines()
-    locks = [layout.root / name for name in found] + [layout.private / "index.lock"]
+    locks = [layout.root / name for name in found]
     deadline = time.monotonic() + _LOCK_PATIENCE_S
     while any(lock.exists() for lock in locks) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from mvc.errors import RemoteError
-from mvc.store import git
+from mvc.store import git, signatures, user
 from mvc.store.layout import SNAPSHOT_PREFIX, Layout
 
 _DAY = re.compile(SNAPSHOT_PREFIX + r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -40,6 +41,7 @@ _OUTRUN = (
     "incorrect old value",
     "reference already exists",
 )
+_IN_THE_WAY = "exists; cannot create"
 
 
 class Rejected(RemoteError):
@@ -68,32 +70,45 @@ def tracking(remote: str, branch: str) -> str:
     return f"refs/remotes/{remote}/{branch}"
 
 
-def fetch_refs(layout: Layout, remote: str) -> Seen:
+def fetch_refs(layout: Layout, remote: str, *, tags: bool = False) -> Seen:
     """Bring the remote's commits: branches to `refs/remotes/REMOTE/`, snapshots that are new here.
 
-    No branch of ours moves, and a snapshot that we have stays as it is.
+    What is gone over there is forgotten. No branch of ours moves, and a snapshot that we have
+    stays as it is. Where the user asks for signatures, a snapshot without a good one is not taken.
+    With `tags` all of its tags come too, to `refs/mvc/REMOTE/tag/`.
 
     Raises:
+        Rejected: another process was at the same refs.
         RemoteError: the remote cannot be reached or read.
     """
     root, theirs = layout.root, f"refs/mvc/{remote}/"
     with _marked(layout):
-        gone = "".join(f"delete {ref}\n" for ref in _refs(root, theirs))
-        if gone:  # what was removed over there must not be taken for present
-            git.write(root, "update-ref", "--stdin", stdin=gone.encode())
+        if not tags:  # what was removed over there must not be taken for present
+            _set(root, [f"delete {ref}" for ref in _refs(root, f"{theirs}tag/")])
         _network(
             layout,
             remote,
-            *(*_CAREFUL, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head"),
+            *(*_CAREFUL, "fetch", "--quiet", "--prune", "--no-tags"),
+            "--no-write-fetch-head",
             *("--recurse-submodules=no", "--no-auto-maintenance", "--end-of-options", remote),
             f"+refs/heads/*:{tracking(remote, '*')}",
             f"+refs/tags/{SNAPSHOT_PREFIX}*:{theirs}{SNAPSHOT_PREFIX}*",
+            f"+refs/mvc/gc/*:{theirs}gc/*",
+            *([f"+refs/tags/*:{theirs}tag/*"] if tags else []),
         )
         here, there = snapshots(root), snapshots(root, remote)
         new = {tag: found for tag, found in there.items() if tag not in here}
-        if new:
-            lines = "".join(f"create refs/tags/{tag} {found}\n" for tag, found in new.items())
-            git.write(root, "update-ref", "--stdin", stdin=lines.encode())
+        try:
+            _set(root, [f"create refs/tags/{tag} {found}" for tag, found in new.items()])
+        except Rejected:  # another fetch may have made the very same
+            now = snapshots(root)
+            if any(now.get(tag) != found for tag, found in new.items()):
+                raise
+        if new and user.load().trust.require_signed:
+            # A tag that nobody signed could lead a checkout by date to another day's commit.
+            good = {each.name for each in signatures.snapshots(root) if each.verdict == "good"}
+            _set(root, [f"delete refs/tags/{tag}" for tag in new if tag not in good])
+            new = {tag: found for tag, found in new.items() if tag in good}
     differing = (tag for tag in there if tag in here and here[tag] != there[tag])
     return Seen(tuple(sorted(new)), tuple(sorted(differing)))
 
@@ -164,6 +179,12 @@ def branches(root: Path, remote: str) -> tuple[str, ...]:
     return tuple(name for name in names if name != "HEAD")
 
 
+def recording(root: Path) -> list[str]:
+    """The remotes, as last seen, that have a record of what `mvc gc` gave up there."""
+    told = git.try_read(root, "for-each-ref", "--format=%(refname)", "refs/mvc/*/gc/collected")
+    return [ref.split("/")[2] for ref in (told or "").splitlines()]
+
+
 def unsent(root: Path, remote: str, tips: Iterable[str]) -> list[str]:
     """The commits that `tips` reach and nothing on the remote does, newest first."""
     there = [*_refs(root, tracking(remote, "")), *_refs(root, f"refs/mvc/{remote}/")]
@@ -211,6 +232,21 @@ def follow(layout: Layout, branch: str, remote: str) -> None:
         git.write(root, "config", f"{key}.merge", f"refs/heads/{branch}")
 
 
+def _set(root: Path, lines: Sequence[str]) -> None:
+    """Have git change refs, all or none, as these lines of `git update-ref --stdin` say."""
+    if not lines:
+        return
+    try:
+        git.write(root, "update-ref", "--stdin", stdin="".join(f"{x}\n" for x in lines).encode())
+    except git.GitFailed as error:
+        if any(sign in error.stderr for sign in _OUTRUN):
+            raise Rejected(
+                "another process changed the refs of this repo at the same moment",
+                "run the same command again",
+            ) from error
+        raise
+
+
 def _refs(root: Path, prefix: str) -> dict[str, str]:
     form = "--format=%(refname)%00%(objectname)"
     told = git.try_read(root, "for-each-ref", form, prefix.removesuffix("/")) or ""
@@ -246,14 +282,36 @@ def break_locks(layout: Layout) -> None:
         time.sleep(0.05)
 
 
+_STALLED = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=120")
+"""A server that sends nothing for two minutes is gone (git-config, http.lowSpeedTime)."""
+
+
+def _ssh(layout: Layout) -> dict[str, str]:
+    """An ssh that gives up on a connection that is dead, and asks nobody where nobody is.
+
+    What the user has set (GIT_SSH_COMMAND, GIT_SSH, core.sshCommand) is left alone.
+    """
+    chosen = {"GIT_SSH_COMMAND", "GIT_SSH"} & os.environ.keys()
+    if chosen or git.try_read(layout.root, "config", "core.sshCommand"):
+        return {}
+    words = ["ssh", "-o", "ConnectTimeout=30", "-o", "ServerAliveInterval=30"]
+    words += [] if sys.stdin and sys.stdin.isatty() else ["-o", "BatchMode=yes"]
+    return {"GIT_SSH_COMMAND": " ".join(words)}
+
+
 def _network(layout: Layout, remote: str, *args: str) -> str:
     """Run a git command that talks to `remote` (a name or URL), its errors made fit to show."""
     try:
-        return git.write(layout.root, *args)
+        return git.write(layout.root, *_STALLED, *args, env=_ssh(layout))
     except git.GitFailed as error:
         said = scrub(error.stderr.strip().removeprefix("stderr: '").removesuffix("'").strip())
         name = scrub(remote)
     # `from None`: git's own words, and GitPython's command line, may hold a password
+    if _IN_THE_WAY in said:  # a branch `x` and a branch `x/y` cannot both be
+        raise RemoteError(
+            f"{name} has a branch in the way: {_reason(said)}",
+            "give yours another name (`git branch -m NAME`), or remove that one there",
+        ) from None
     if any(sign in said for sign in _OUTRUN):
         raise Rejected(
             f"somebody else changed {name} at the same moment: {_reason(said)}",

@@ -61,11 +61,7 @@ def add(
         MissingExtra: the protocol's package is not installed.
         In both cases nothing was changed.
     """
-    if not _NAME.fullmatch(name) or name.endswith(".lock"):
-        raise RemoteError(
-            f"{name!r} cannot be a remote's name",
-            "use lower-case letters, digits and `-`: `mvc remote add origin ...`",
-        )
+    require_name(name)
     git_url, data_url = _absolute(git_url, scp=True), _absolute(data_url)
     public, private = _sorted_options(data_url, {k.lower(): v for k, v in (options or {}).items()})
     known = {remote.name: remote for remote in listing(layout)}
@@ -96,6 +92,40 @@ def add(
             raise
     if old.git_url is None:
         git.write(layout.root, "remote", "add", "--", name, git_url)
+
+
+def require_name(name: str) -> None:
+    """Refuse what cannot name a remote of git and of DVC; a stranger's `.dvc/config` may say it.
+
+    Raises:
+        RemoteError: it is odd.
+    """
+    if not _NAME.fullmatch(name) or name.endswith(".lock"):
+        raise RemoteError(
+            f"{name!r} cannot be a remote's name",
+            "use lower-case letters, digits and `-`: `mvc remote add origin ...`",
+        )
+
+
+def place(
+    layout: Layout, name: str, data_url: str, options: Mapping[str, str] | None = None
+) -> None:
+    """Let the remote's objects be at `data_url` for this machine, whatever the repo records.
+
+    Raises:
+        RemoteError: DVC knows no such protocol or option.
+        MissingExtra: the protocol's package is not installed.
+    """
+    lowered = {key.lower(): value for key, value in (options or {}).items()}
+    public, private = _sorted_options(_absolute(data_url), lowered)
+    _require_protocol(public["url"])
+    with _said_without(private):
+        config = _config(layout)
+        with config.edit("local", validate=False) as local:
+            local["remote"].setdefault(name, {}).update(public | private)
+        (layout.root / ".dvc" / "config.local").chmod(0o600)
+        config.read()
+        config.validate(config.load_config_to_level())
 
 
 def _forget(
@@ -237,7 +267,7 @@ def secrets(layout: Layout, name: str) -> dict[str, str]:
 
 def missing_extra(protocol: str) -> MissingExtra:
     """The error for a protocol whose package is not installed."""
-    protocol = {"webdavs": "webdav", "azure": "azure"}.get(protocol, protocol)
+    protocol = {"webdavs": "webdav", "https": "http"}.get(protocol, protocol)
     package = f"mvc-model[{protocol}]" if protocol in EXTRAS else f"dvc-{protocol}"
     return MissingExtra(
         f"remotes of {protocol}:// need a package that is not installed",

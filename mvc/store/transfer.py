@@ -293,7 +293,8 @@ def _absent(wire: Wire, absent: list[Wanted]) -> ObjectMissing:
     more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
     return ObjectMissing(
         f"{_named(absent[0])}{more}: not on remote {wire.name} (object {absent[0].md5})",
-        f"on a machine that has it, run `mvc push {wire.name}` or `dvc push`",
+        # Not `dvc push`: where a folder's list lies there, DVC takes its files for sent.
+        f"on a machine that has it, run `mvc push --all {wire.name}`",
     )
 
 
@@ -305,6 +306,20 @@ def missing_on(layout: Layout, remote: str, md5s: Iterable[str]) -> set[str]:
     names = set(md5s)
     with opened(layout, remote) as wire:
         return names - set(wire.sizes(names))
+
+
+def sizes(layout: Layout, remote: str, md5s: Iterable[str]) -> dict[str, int | None]:
+    """Those of `md5s` that the remote has, with their bytes where its protocol tells them."""
+    with opened(layout, remote) as wire:
+        return wire.sizes(set(md5s))
+
+
+def remove(layout: Layout, remote: str, md5s: Sequence[str]) -> None:
+    """Delete objects on the remote, eight at a time, folders' lists after all others."""
+    with opened(layout, remote) as wire:
+        meter = Meter(SILENT, "", 0)
+        each(wire.remove, [m for m in md5s if not m.endswith(".dir")], meter)
+        each(wire.remove, [m for m in md5s if m.endswith(".dir")], meter)
 
 
 def check_remote(

@@ -1,23 +1,28 @@
 """The user's own configuration: what this machine trusts, and what it lets a repo do.
 
 Owns `config.toml` in the user's configuration folder (on Linux `~/.config/mvc/`, or below
-`$XDG_CONFIG_HOME`). Reads nothing from a repo: what a stranger sends cannot change it.
+`$XDG_CONFIG_HOME`). Reads nothing from a repo: what a stranger sends cannot change it. Edits keep
+the user's comments.
 
     [trust]
     require_signed = true            # pull and checkout refuse what is unsigned or a stranger's
 
     [repo."/home/ada/my-model"]      # what this one repo may do on this machine
     dvc_config = true                # obey every option of its tracked .dvc/config
+    remote_code = "5a1c..."          # run its base's code of this digest (`mvc trust`)
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from mvc.errors import ConfigError
+from mvc.store.files import atomic_write
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,6 +39,7 @@ class Permissions(_Table, frozen=True):
     """[repo."PATH"]: what one repo may do on this machine; nothing by default."""
 
     dvc_config: bool = False
+    remote_code: str = ""
 
 
 class UserSettings(_Table, frozen=True):
@@ -74,11 +80,72 @@ def permissions(root: Path) -> Permissions:
     Raises:
         ConfigError: see `load`.
     """
+    tables = load().repo
+    return next((tables[name] for name in _names(tables, root)), Permissions())
+
+
+def allow_code(root: Path, digest: str) -> None:
+    """Let the repo at `root` run its base's code of that digest, and no other.
+
+    Raises:
+        ConfigError: the file cannot be used or written.
+    """
+    load()  # what cannot be read must not be written over
+    document = _document()
+    tables = document.setdefault("repo", _table(is_super_table=True))
+    name = next(_names(tables, root), str(root.resolve()))
+    tables.setdefault(name, _table())["remote_code"] = digest
+    _write(document)
+
+
+def revoke(root: Path) -> bool:
+    """Take back everything that the repo at `root` was allowed; whether there was anything.
+
+    Raises:
+        ConfigError: the file cannot be used or written.
+    """
+    load()
+    document = _document()
+    tables = document.get("repo", {})
+    names = list(_names(tables, root))
+    for name in names:
+        del tables[name]
+    if names:
+        _write(document)
+    return bool(names)
+
+
+def _names(tables: Any, root: Path) -> Iterator[str]:
+    """The keys under [repo] that are this repo's path."""
     here = root.resolve()
-    for name, allowed in load().repo.items():
-        if Path(name).expanduser().resolve() == here:
-            return allowed
-    return Permissions()
+    return (str(name) for name in tables if Path(name).expanduser().resolve() == here)
+
+
+def _document() -> Any:
+    import tomlkit
+
+    try:
+        return tomlkit.parse(path().read_text("utf-8"))
+    except FileNotFoundError:
+        return tomlkit.document()
+
+
+def _table(**how: bool) -> Any:
+    import tomlkit
+
+    return tomlkit.table(**how)
+
+
+def _write(document: Any) -> None:
+    import tomlkit
+
+    file = path().resolve()  # a link to where its user keeps such files stays one
+    try:
+        atomic_write(file, tomlkit.dumps(document).encode())
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be written: {error.strerror}", "make it a file that you may write to"
+        ) from error
 
 
 def how_to_allow(root: Path, what: str) -> str:

@@ -7,6 +7,7 @@ foreign errors into ours without secrets. Knows nothing of what an object should
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import threading
 import time
@@ -27,6 +28,8 @@ from mvc.types import Progress
 JOBS = 8
 _RENAMES = {"local", "ssh", "webdav", "webdavs", "hdfs"}
 """Where a name appears before its bytes do; elsewhere an upload is atomic (S3, GS, Azure)."""
+_HALF_SENT = re.compile(rf"{re.escape(TEMPORARY)}.*\.tmp|\.[\w-]{{22}}\.tmp")
+"""Our temporary names, and those that dvc-ssh gives them while it writes."""
 _LISTED_FROM = 256  # objects; below it, asking for each is quicker than listing an object store
 _RANGE_BYTES = 8 << 20  # s3fs reads 50 MiB ahead by default, in each of eight threads
 _CONNECT_S = 30
@@ -144,6 +147,11 @@ class Wire:
             self._fs.put_file(str(path), target, callback=Counting())
         meter.correct(md5, path.stat().st_size)  # a small file, or a clone, calls nobody back
 
+    def remove(self, md5: str) -> None:
+        """Delete the object; one that is not there is as good as deleted."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(str(self._odb.oid_to_path(md5)))
+
     def _put_whole(self, path: Path, target: str, callback: Any) -> None:
         from dvc_objects.fs.utils import copyfile
 
@@ -158,11 +166,18 @@ class Wire:
                 Path(half).replace(target)
             else:
                 self._fs.put_file(str(path), half, callback=callback)
-                self._fs.mv(half, target)
+                self._move(half, target)
         except BaseException:
             with contextlib.suppress(Exception):
                 self._fs.rm_file(half)
             raise
+
+    def _move(self, half: str, target: str) -> None:
+        if self._fs.protocol in ("webdav", "webdavs"):
+            # Its own `mv` copies, byte by byte under the name, and refuses where something lies.
+            self._fs.fs.client.move(half, target, overwrite=True)
+        else:
+            self._fs.mv(half, target)
 
     def _make(self, folder: str) -> None:
         if folder not in self._made:
@@ -177,7 +192,7 @@ class Wire:
             for info in self._fs.ls(self._odb.path, detail=True):
                 name = str(info["name"]).rpartition("/")[2]
                 old = time.time() - _seconds(info.get("mtime", info.get("modified"))) > _STALE_S
-                if name.startswith(TEMPORARY) and name.endswith(".tmp") and old:
+                if _HALF_SENT.fullmatch(name) and old:
                     self._fs.rm_file(info["name"])
 
 
@@ -283,6 +298,8 @@ def _failed(
             f"give this machine the right to it: the same `mvc remote add {name} ...` with "
             "`--option KEY=VALUE` keeps a secret in .dvc/config.local"
         )
+    elif isinstance(error, FileNotFoundError):
+        hint = "make the folder of the URL over there, then run the same command again"
     elif kind == "HostKeyNotVerifiable":
         hint = "compare the host's key with its owner's, then run `ssh HOST` once to accept it"
     said = remotes.scrubbed(text, remotes.secrets(layout, name))[:300]

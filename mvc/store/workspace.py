@@ -1,18 +1,20 @@
 """The workspace: what HEAD is, what would be lost, and moving to another commit.
 
-Owns `checkout`, `advance` and `dirty`; a new commit is `promote`'s. Refuses to touch anything
-before it is sure that it can finish: every object there, no edit of the user in the way.
+Owns `checkout`, `advance`, `retrace` and `dirty`; a new commit is `promote`'s. Refuses to touch
+anything before it is sure that it can finish: every object there, no edit of the user in the way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from mvc.errors import MvcError, RepoError, StoreError
+from mvc.operations import Move
 from mvc.sharing import Wanted
-from mvc.store import foreign, git, manifest, objects, tracked
+from mvc.store import foreign, git, manifest, objects, oplog, tracked
 from mvc.store import journal as journals
 from mvc.store.files import no_space
 from mvc.store.journal import Journal
@@ -26,7 +28,16 @@ from mvc.store.layout import (
     STATE_POINTER,
     Layout,
 )
-from mvc.store.promote import NewCommit, promote, recover, settle
+from mvc.store.promote import (
+    NewCommit,
+    begun,
+    carry_out,
+    promote,
+    recover,
+    settle,
+    tagged,
+    write_commit,
+)
 from mvc.store.tracked import head, pointers_of
 from mvc.types import Pointer
 
@@ -39,19 +50,23 @@ __all__ = [
     "pointers_of",
     "promote",
     "recover",
+    "retrace",
     "settle",
+    "tagged",
+    "write_commit",
 ]
 
 _OURS = (METRICS, CURVE, STATE_POINTER, BATCH_POINTER, DVC_YAML)
 
 
-def checkout(layout: Layout, commit: str, branch: str | None) -> int:
+def checkout(layout: Layout, commit: str, branch: str | None, *, partial: bool = False) -> int:
     """Put `commit`'s tracked files, state and batch into the workspace.
 
     Args:
         layout: The repo.
         commit: A full commit hash.
         branch: The branch to stand on, which must be at `commit`; None leaves every branch.
+        partial: Only the files whose objects are in the cache are needed, the others left out.
 
     Returns:
         The number of files linked or removed in the stored folders.
@@ -64,7 +79,8 @@ def checkout(layout: Layout, commit: str, branch: str | None) -> int:
     root = layout.root
     foreign.check_commit(layout, commit)
     for pointer in _state_and_batch(root, commit):
-        objects.require(layout, pointer, commit)
+        if not partial:
+            objects.require(layout, pointer, commit)
     _verify(layout, commit, deep=False)
     ref = f"refs/heads/{branch}" if branch else ""
     if ref and tracked.commit_of(root, ref) != commit:
@@ -74,7 +90,15 @@ def checkout(layout: Layout, commit: str, branch: str | None) -> int:
     here = _clear_way(root, commit)
     before = tracked.head_name(root)
     journal = Journal(
-        op="checkout", was=None, old=here, new=commit, ref=ref, head=before, pid=os.getpid()
+        op="checkout",
+        was=None,
+        old=here,
+        new=commit,
+        ref=ref,
+        head=before,
+        pid=os.getpid(),
+        partial=partial,
+        operation=oplog.operation(layout, {}, (before, ref or commit), (here, commit)),
     )
     with no_space("the next command finishes this checkout"):
         journals.write(layout, journal)
@@ -92,7 +116,15 @@ def checkout(layout: Layout, commit: str, branch: str | None) -> int:
         return settle(layout, journal)
 
 
-def advance(layout: Layout, commit: str, branch: str, words: str, *, partial: bool = False) -> int:
+def advance(
+    layout: Layout,
+    commit: str,
+    branch: str,
+    words: str,
+    *,
+    partial: bool = False,
+    keep: str | None = None,
+) -> int:
     """Move `branch`, on which HEAD stands, to `commit`, and the workspace with it.
 
     The caller has made sure that no commit is lost by it. At the branch's own commit it only
@@ -104,6 +136,7 @@ def advance(layout: Layout, commit: str, branch: str, words: str, *, partial: bo
         branch: HEAD's branch; it is created where it has no commit yet.
         words: For the reflog.
         partial: Only the files whose objects are in the cache are needed, the others left out.
+        keep: A new branch that is made where `branch` was.
 
     Returns:
         The number of files linked or removed in the stored folders.
@@ -124,6 +157,8 @@ def advance(layout: Layout, commit: str, branch: str, words: str, *, partial: bo
     before, was = tracked.head_name(root), tracked.commit_of(root, ref)
     if before != ref or was != here:
         raise StoreError(f"HEAD left branch {branch} meanwhile", "run the same command again")
+    moves: dict[str, Move] = {f"refs/heads/{keep}": (None, was)} if keep else {}
+    moves |= {ref: (was, commit)} if was != commit else {}
     journal = Journal(
         op="pull",
         was=was,
@@ -133,14 +168,78 @@ def advance(layout: Layout, commit: str, branch: str, words: str, *, partial: bo
         head=before,
         pid=os.getpid(),
         partial=partial,
+        moves=moves,
+        operation=oplog.operation(layout, moves, (before, ref), (here, commit)),
     )
-    with no_space("the next command finishes this pull"):
+    return _move(layout, journal, words)
+
+
+def retrace(
+    layout: Layout,
+    moves: Mapping[str, Move],
+    ref: str,
+    commit: str,
+    undoes: str,
+    *,
+    partial: bool = False,
+) -> int:
+    """Bring refs, HEAD and the workspace to where an operation found them.
+
+    What the refs named until now is kept from `git gc` (`oplog.keep_refs`).
+
+    Args:
+        layout: The repo.
+        moves: What each ref names now, and what it shall name.
+        ref: The branch that HEAD shall name, in full; empty: none.
+        commit: The one that HEAD shall be at, in full.
+        undoes: The operation that is taken back.
+        partial: Only the files whose objects are in the cache are needed, the others left out.
+
+    Returns:
+        The number of files linked or removed in the stored folders.
+
+    Raises:
+        RepoError: an edit of a tracked file is in the way.
+        ObjectMissing: an object is not in the cache.
+        ObjectCorrupt: one is damaged, or the manifest lies. In all cases nothing was touched.
+        StoreError: a ref moved meanwhile; nothing was changed.
+    """
+    root = layout.root
+    here = tracked.commit_of(root, "HEAD")
+    if commit != here:
+        foreign.check_commit(layout, commit)
+        for pointer in _state_and_batch(root, commit):
+            if not partial:
+                objects.require(layout, pointer, commit)
+        _verify(layout, commit, deep=False)
+        _clear_way(root, commit)
+    before = tracked.head_name(root)
+    ends = ((before, ref or commit), (here, commit))
+    operation = oplog.operation(layout, moves, *ends, undoes=undoes)
+    journal = Journal(
+        op="undo",
+        was=None,
+        old=here,
+        new=commit,
+        ref=ref,
+        head=before,
+        pid=os.getpid(),
+        partial=partial,
+        moves=oplog.keep_refs(operation) | operation.refs,
+        operation=operation,
+    )
+    return _move(layout, journal, f"mvc: undo {undoes}")
+
+
+def _move(layout: Layout, journal: Journal, words: str) -> int:
+    """Journal, move the refs, settle; where git refuses the first step nothing is changed."""
+    with no_space(f"the next command finishes this {journal.op}"):
         journals.write(layout, journal)
         try:
-            if was != commit:
-                git.write(root, "update-ref", "-m", words, ref, commit, was or "0" * 40)
+            carry_out(layout, journal, words)
         except git.GitFailed:
-            journals.clear(layout)
+            if not begun(layout, journal)[0]:
+                journals.clear(layout)
             raise
         return settle(layout, journal)
 

@@ -106,7 +106,7 @@ def test_a_session_from_init_to_fsck(
 # DESIGN.md, section 5: what scripts may rely on.
 LOG_KEYS = {
     *("commit", "parents", "kind", "batch", "time", "message", "data", "steps", "lifetime_step"),
-    *("loss", "learning_rate", "seconds", "branches", "snapshots", "warnings"),
+    *("loss", "learning_rate", "seconds", "branches", "snapshots", "warnings", "gate"),
 }
 
 

@@ -124,6 +124,14 @@ def test_hub_ids_come_from_the_cache_when_offline(
     assert bases.resolve("org/tiny", commit) == found
     with pytest.raises(BaseModelError, match="org/tiny at bbbb"):
         bases.resolve("org/tiny", "b" * 40)
+    # A cache filled without the code that the config names is not whole.
+    config = repo / "snapshots" / commit / "config.json"
+    named = {"auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | named))
+    with pytest.raises(BaseModelError, match="cannot be fetched"):
+        bases.resolve("org/tiny", commit)
+    config.with_name("modeling_x.py").write_text("class X: ...")
+    assert bases.resolve("org/tiny", commit).code.classes == ("modeling_x.X",)
     (repo / "snapshots" / commit / "model.safetensors").unlink()
     with pytest.raises(BaseModelError, match="cannot be fetched"):
         bases.resolve("org/tiny", commit)
@@ -237,6 +245,28 @@ def test_a_gguf_is_dequantised_once(
     with pytest.raises(BaseModelError, match="the GGUF of base model"):
         bases.weights_folder(base)
     assert list(made.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["Evil", "LlamaTokenizer"])
+def test_code_beside_a_gguf_does_not_run(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Nobody is asked whether it may, either."""
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    base = bases.resolve(str(_write_gguf(tmp_path / "m.gguf")))
+    mapped = {"AutoTokenizer": ["evil.Evil", "evil.Evil"], "AutoConfig": "evil.Evil"}
+    for name in ("config.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text(json.dumps({"auto_map": mapped, "tokenizer_class": kind}))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')\nclass Evil: ...\n")
+    if kind == "Evil":
+        with pytest.raises(BaseModelError):
+            bases.weights_folder(base)
+    else:
+        bases.load_tokenizer(base)
+        # The state's tokenizer is made of this one, and would be asked for its code.
+        made = bases.weights_folder(base) / "tokenizer_config.json"
+        assert "auto_map" not in made.read_text()
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_two_processes_convert_at_once(tmp_path: Path, cache: Path) -> None:

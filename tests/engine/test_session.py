@@ -46,7 +46,9 @@ def test_the_base_is_loaded_once_and_comes_back_unchanged(
     create(settings, tmp_path / "state")
     loaded = []
     real = bases.load_model
-    monkeypatch.setattr(bases, "load_model", lambda *a: loaded.append(real(*a)) or loaded[-1])
+    monkeypatch.setattr(
+        bases, "load_model", lambda *a, **k: loaded.append(real(*a, **k)) or loaded[-1]
+    )
     session = sessions.Session(tmp_path)
     before: dict[str, torch.Tensor] = {}
     for _ in range(3):

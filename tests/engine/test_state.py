@@ -20,7 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mvc.engine import state
+from mvc.engine import live, rng, state
 from mvc.errors import StateError
 from mvc.types import CurvePoint, FileDigest
 
@@ -68,7 +68,7 @@ def write(folder: Path, model: PeftModel, made: torch.optim.Optimizer) -> list[F
         *state.write_adapter(folder, model, "tiny"),
         state.write_torch(folder, state.OPTIMIZER, made.state_dict()),
         state.write_json(folder, state.PARAMETERS, state.optimizer_parameters(model, made)),
-        state.write_torch(folder, state.rng_name(0, 1), state.capture_rng(1)),
+        state.write_torch(folder, rng.file_name(0, 1), rng.capture(1)),
         state.write_trainer_state(folder, [point], 4, 2),
     ]
 
@@ -174,14 +174,14 @@ def test_a_cut_off_file_is_a_state_error(tmp_path: Path) -> None:
 
 
 def test_random_state_comes_back_in_all_three_generators(tmp_path: Path) -> None:
-    state.write_torch(tmp_path, "rng_state.pth", state.capture_rng(1))
+    state.write_torch(tmp_path, "rng_state.pth", rng.capture(1))
 
     def draw() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 
     first = draw()
     assert draw() != first
-    assert state.restore_rng(state.load_torch(tmp_path / "rng_state.pth"))
+    assert rng.restore(state.load_torch(tmp_path / "rng_state.pth"))
     assert draw() == first
 
 
@@ -332,11 +332,8 @@ def test_without_moments_none_are_made_up(
 
 
 def test_only_what_training_does_not_change_is_carried_over(tmp_path: Path) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    new.mkdir()
     for name in (state.OPTIMIZER, "rng_state_1.pth", "tokenizer.json", "chat_template.jinja"):
-        (old / name).write_text(name)
-    (old / "checkpoint-4").mkdir()
-    assert [d.path for d in state.carry(old, new)] == ["chat_template.jinja", "tokenizer.json"]
-    assert sorted(p.name for p in new.iterdir()) == ["chat_template.jinja", "tokenizer.json"]
+        (tmp_path / name).write_text(name)
+    (tmp_path / "checkpoint-4").mkdir()
+    names = ("chat_template.jinja", "tokenizer.json")
+    assert live.carried(tmp_path) == tuple((name, name.encode()) for name in names)

@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ruamel.yaml import YAML
 from mvc.ops import clone, push, record, remote
 from mvc.settings import BaseSettings
 from mvc.store import config, history, layout, objects, workspace
+from mvc.store.git import cat
 from mvc.store.layout import Layout
 from mvc.types import Commit, Data, Loss, Rate
 
@@ -156,31 +158,30 @@ def state_of(seed: int, folder: Path) -> dict[str, bytes]:
     return content(where)
 
 
-def whole(store: Path, bare: Path) -> int:
+def whole(store: Path | Mapping[str, bytes], bare: Path) -> int:
     """That a stranger can have every commit of the bare repo: plain git and DVC's layout alone.
 
-    Every object that a commit on any ref names is in the store, under a name that is its hash.
+    Every object that a commit on any ref names is in the store (a folder, or what a server holds),
+    under a name that is its hash.
 
     Returns:
         The number of commits.
     """
     commits = git(bare, "rev-list", "--all").split()
-    for each in commits:
-        for name in (layout.STATE_POINTER, layout.BATCH_POINTER):
-            found = subprocess.run(
-                ["git", "show", f"{each}:{name}"], cwd=bare, capture_output=True, check=False
-            )
-            if found.returncode:
-                continue
-            md5 = YAML(typ="safe").load(found.stdout)["outs"][0]["md5"]
-            listing = _object(store, md5)
-            for entry in json.loads(listing):
-                _object(store, entry["md5"])
+    names = (layout.STATE_POINTER, layout.BATCH_POINTER)
+    found = {p for p in cat(bare, [f"{each}:{name}" for each in commits for name in names]) if p}
+    for pointer in found:
+        md5 = YAML(typ="safe").load(pointer)["outs"][0]["md5"]
+        for entry in json.loads(_object(store, md5)):
+            _object(store, entry["md5"])
     return len(commits)
 
 
-def _object(store: Path, md5: str) -> bytes:
+def _object(store: Path | Mapping[str, bytes], md5: str) -> bytes:
     """An object of the store, which must hash to its name."""
-    data = (store / "files" / "md5" / md5[:2] / md5[2:]).read_bytes()
+    if isinstance(store, Path):
+        data = (store / "files" / "md5" / md5[:2] / md5[2:]).read_bytes()
+    else:
+        data = store[md5]
     assert hashlib.md5(data).hexdigest() == md5.removesuffix(".dir")
     return data

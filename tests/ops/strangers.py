@@ -128,6 +128,14 @@ class Victim:
             self.run("checkout", "main" if before == self.head("origin/main") else before)[0] == 0
         )
 
+    def shares(self) -> str:
+        """Stand on `main`, and let `origin` have the stranger's objects; returns where."""
+        store = self.stranger.folder / "cache"
+        file = self.root / ".dvc" / "config.local"
+        file.write_text(f"{self.local}['remote \"origin\"']\n    url = {store}\n")
+        git(self.root, "symbolic-ref", "HEAD", "refs/heads/main")
+        return str(store)
+
     def head(self, rev: str = "HEAD") -> str:
         return git(self.root, "rev-parse", rev)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ def assert_same(at: Layout, like: Layout, seed: int, folder: Path) -> None:
     assert git(at.root, "status", "--porcelain", "--branch").startswith("## main...origin/main")
     assert git(at.root, "status", "--porcelain") == ""
     assert status.status(at).state == "clean"
-    assert {path.name for path in at.private.iterdir()} <= {"lock", "lock.json"}
+    assert {path.name for path in at.private.iterdir()} <= {"lock", "lock.json", "oplog.jsonl"}
 
 
 def test_a_clone_has_the_newest_state_and_can_share(tmp_path: Path) -> None:
@@ -92,6 +93,41 @@ def test_a_repo_that_does_not_say_where_its_objects_are(tmp_path: Path) -> None:
     assert content(b.state) == state_of(1, tmp_path)
     assert git(b.root, "status", "--porcelain") == "M .dvc/config"
     dvc(b.root, "pull")
+
+
+def test_the_objects_are_elsewhere_than_the_repo_says(tmp_path: Path) -> None:
+    """On this machine alone: what the repo records stays, and is what others go by."""
+    shared_line(tmp_path)
+    shutil.move(tmp_path / "store", tmp_path / "moved")
+    moved = str(tmp_path / "moved")
+    for _ in range(2):  # a killed one, run again, finds what it wrote
+        b = cloned(tmp_path, "b", data_url=moved)
+        assert content(b.state) == state_of(2, tmp_path)
+        assert git(b.root, "status", "--porcelain") == ""
+        (told,) = remote.remote(b)
+        assert (told.name, told.data_url) == ("origin", moved)
+        (b.private / "clone").write_text(
+            hashlib.sha256(str(tmp_path / "hub.git").encode()).hexdigest()
+        )
+    assert str(tmp_path / "store") in git(b.root, "show", "HEAD:.dvc/config")
+    (b.private / "clone").unlink()
+    commit(b, 3)
+    assert len(push.push(b).commits) == 1
+    assert not (tmp_path / "store").exists()
+    assert fsck.fsck(b, remote="origin").findings == ()
+
+
+@pytest.mark.parametrize("name", ["../../x", "--upload-pack=x", "a b", "x.lock"])
+def test_a_remote_s_odd_name_in_a_stranger_s_repo(tmp_path: Path, name: str) -> None:
+    a = shared_line(tmp_path, 1)
+    config = a.root / ".dvc" / "config"
+    config.write_text(config.read_text().replace("origin", name))
+    assert name in config.read_text()
+    git(a.root, "commit", "-qam", "an odd name")
+    git(a.root, "push", "-q", "origin", "main")
+    with pytest.raises(RemoteError, match="cannot be a remote's name"):
+        cloned(tmp_path, "b")
+    assert not (tmp_path / "b").exists()
 
 
 def test_what_cannot_be_cloned_leaves_nothing(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["train.optimizer=adafactor"],
         {**ADAM, **WARM, **MICRO, "optim": "adafactor"},
     ),
+    "plain sgd": (["train.optimizer=sgd"], {**ADAM, **WARM, **MICRO, "optim": "sgd"}),
     "sgd with momentum": (
         ["train.optimizer=sgd", "train.optimizer_args='momentum=0.9'"],
         {**ADAM, **WARM, **MICRO, "optim": "sgd", "optim_args": "momentum=0.9"},

@@ -159,6 +159,27 @@ def test_a_checkout_refuses(stranger: Stranger, case: str) -> None:
     assert git(victim.root, "status", "--porcelain") == ""
 
 
+@pytest.mark.parametrize("case", list(CASES)[::4])  # some of each kind: the rules are the same
+def test_a_pull_and_a_clone_refuse(stranger: Stranger, case: str) -> None:
+    honest = git(stranger.root, "rev-parse", "HEAD")
+    CASES[case](stranger)
+    stranger.commit()
+    victim = Victim(stranger, honest)
+    store = victim.shares()
+    before, state = victim.everything_else(), content(victim.at.state)
+    made = stranger.folder / "clone"
+    for args in (("pull",), ("clone", str(stranger.root), str(made), "--data", store)):
+        code, said = victim.run(*args)
+        assert (code, refused(said)) == (1, True), (args, said)
+        assert not stranger.marker.exists()
+        found = victim.everything_else()
+        assert {p: d for p, d in found.items() if not p.startswith("clone/")} == before
+        assert victim.head() == honest
+        assert content(victim.at.state) == state
+        assert git(victim.root, "status", "--porcelain") == ""
+    assert not (made / "current_model").exists()  # objects may have arrived, and stay
+
+
 @pytest.mark.parametrize("case", ["tracked: a journal", "link: mvc's folder"])
 def test_what_plain_git_brought_is_refused_by_every_writer(stranger: Stranger, case: str) -> None:
     """`git clone` and `git checkout` ask nobody; mvc meets its own folder made by a stranger."""

@@ -19,11 +19,20 @@ from ruamel.yaml import YAML
 from mvc.cli import main
 from mvc.errors import MvcError, ObjectCorrupt, ObjectMissing
 from mvc.ops import checkout, clone, fsck, pull, push, rollback
-from mvc.ops.train import _clean_state
+from mvc.ops.batch import _clean_state
 from mvc.store import history, pointers, tracked
 from mvc.store.layout import Layout
 from mvc.types import SILENT, Finding
-from tests.ops.lines import cloned, commit, content, git, new_line, shared_line, state_of
+from tests.ops.lines import (
+    cloned,
+    commit,
+    content,
+    dvc,
+    git,
+    new_line,
+    shared_line,
+    state_of,
+)
 
 KINDS = ("adapter_model.safetensors", "optimizer.pt", ".dir", "batch")
 HARMS = ("flipped", "truncated", "missing", "flipped unseen")
@@ -295,6 +304,23 @@ def test_a_manifest_that_lies(tmp_path: Path, lie: str) -> None:
     with pytest.raises(ObjectCorrupt, match=sha[:10]):
         checkout.checkout(b, "origin/main")
     assert (git(b.root, "rev-parse", "HEAD"), content(b.state)) == before
+
+
+def test_a_plain_dvc_add_leaves_an_old_manifest_and_the_hint_cures_it(tmp_path: Path) -> None:
+    at = shared_line(tmp_path, 1)
+    (at.state / "tokenizer.json").unlink()
+    (at.state / "tokenizer.json").write_text("another")
+    dvc(at.root, "add", "current_model")
+    git(at.root, "commit", "-q", "-am", "by hand")
+    with pytest.raises(ObjectCorrupt, match="manifest lies") as caught:
+        push.push(at)
+    assert "delete the `meta:` part of current_model.dvc" in caught.value.hint
+    pointer = at.root / "current_model.dvc"
+    pointer.write_text(pointer.read_text().partition("meta:")[0])
+    git(at.root, "commit", "-q", "-a", "--amend", "--no-edit")
+    assert not fsck.fsck(at).findings
+    assert len(push.push(at).commits) == 1
+    assert content(cloned(tmp_path, "b").state) == content(at.state)
 
 
 def test_the_command(

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mvc.cli import main
 from mvc.errors import Diverged, ObjectCorrupt, ObjectMissing, RemoteError, RepoError
-from mvc.ops import checkout, fetch, pull, push, remote, snapshot, status
+from mvc.ops import checkout, fetch, pull, push, remote, rollback, snapshot, status
 from mvc.store import objects, pointers, tracked
 from mvc.store.layout import Layout
 from tests.killing import moments, run_and_kill, spread
-from tests.ops.conftest import state_bytes, train_one, write_batch
+from tests.ops.conftest import train_one, write_batch
 from tests.ops.lines import (
     INFERENCE,
-    START,
     cloned,
     commit,
     content,
@@ -27,9 +25,7 @@ from tests.ops.lines import (
     share,
     shared_line,
     state_of,
-    whole,
 )
-from tests.processes import in_process
 
 
 @pytest.fixture
@@ -67,29 +63,6 @@ def test_a_pull_brings_commits_state_data_and_pins(
     again = pull.pull(b)
     assert (again.commits, again.num_files_changed, again.objects.num_objects) == ((), 0, 0)
     assert status.status(b).unpushed == 0
-
-
-@pytest.mark.slow
-def test_three_machines_equal_one(
-    new_model: Callable[..., Layout], batches: list[Path], tmp_path: Path
-) -> None:
-    """Must-show 1, the bits: A, B and A again train; C has what one machine would have."""
-    one, a = new_model(name="one"), new_model(name="a")
-    for path in batches:
-        in_process(lambda path=path: train_one(one, path))  # type: ignore[misc]
-    git(tmp_path, "init", "-q", "--bare", "-b", "main", str(tmp_path / "hub.git"))
-    remote.add(a, "origin", str(tmp_path / "hub.git"), str(tmp_path / "store"), now=START)
-    in_process(lambda: train_one(a, batches[0]))
-    push.push(a)
-    b = cloned(tmp_path, "b")
-    in_process(lambda: train_one(b, batches[1]))
-    push.push(b)
-    pull.pull(a)
-    in_process(lambda: train_one(a, batches[2]))
-    push.push(a)
-    c = cloned(tmp_path, "c")
-    assert state_bytes(c) == state_bytes(a) == state_bytes(one)
-    assert whole(tmp_path / "store", tmp_path / "hub.git") == 5
 
 
 def test_plain_git_and_dvc_share_with_mvc_in_both_directions(
@@ -241,14 +214,24 @@ def test_older_states_come_when_a_checkout_needs_them(
         assert not any(pointers.missing(b, each) for each in tracked.pointers_of(b.root, commit_))
 
 
+def test_an_older_state_comes_when_a_rollback_needs_it(
+    pair: tuple[Layout, Layout], tmp_path: Path
+) -> None:
+    _, b = pair
+    rollback.rollback(b, "@1")
+    assert_sound(b, 1, tmp_path)
+    assert len(push.push(b).commits) == 1
+
+
 def test_a_checkout_of_what_no_remote_has_touches_nothing(
     pair: tuple[Layout, Layout], tmp_path: Path
 ) -> None:
     _, b = pair
     shutil.rmtree(tmp_path / "store")
     before = head(b)
-    with pytest.raises((ObjectMissing, RemoteError)):
-        checkout.checkout(b, "@1")
+    for move in (checkout.checkout, rollback.rollback):
+        with pytest.raises((ObjectMissing, RemoteError)):
+            move(b, "@1")
     assert head(b) == before
     assert_sound(b, 2, tmp_path)
 

@@ -314,3 +314,12 @@ def test_the_commands(
     assert "KEY=VALUE" in said
     assert "there is no remote 'nowhere'" in mvc("push", "nowhere", status=1)
     assert "Removed remote origin" in mvc("remote", "remove", "origin")
+
+
+def test_a_hub_that_begins_anew_gets_all_again(tmp_path: Path) -> None:
+    """What is remembered of the old one's branches is not believed."""
+    at = shared_line(tmp_path)
+    git(hub(tmp_path), "update-ref", "-d", "refs/heads/main")
+    shutil.rmtree(tmp_path / "store")
+    assert len(push.push(at).commits) == 4  # the start and its three batches
+    assert whole(tmp_path / "store", hub(tmp_path)) == 4

@@ -1,71 +1,55 @@
-"""Three clones over each kind of remote, with the real protocol on loopback.
-
-A commits and pushes; B clones, commits, pushes; A pulls and goes on; C has it all. That the bits
-of real training are those of one machine is `test_pull.py`'s, over a folder.
-"""
+"""Must-show 1: three clones over each kind of remote, with the real protocol on loopback."""
 
 from __future__ import annotations
 
-import subprocess
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mvc.ops import checkout, clone, pull, push, remote
+from mvc.ops import checkout, pull, push, snapshot
 from mvc.store.layout import Layout
-from tests.ops.lines import commit, content, dvc, git, new_line, state_of
-from tests.servers import S3, Sshd, s3, sshd
+from tests.ops.conftest import state_bytes, train_one
+from tests.ops.lines import content, dvc, git
+from tests.ops.places import Place, place, s3, sshd
+from tests.processes import in_process
 
-__all__ = ["s3", "sshd"]
-
-
-@dataclass
-class Place:
-    """Where to share: both URLs, DVC's options for every machine, and what must stay secret."""
-
-    git: str
-    data: str
-    options: dict[str, str]
-    secrets: tuple[str, ...]
+__all__ = ["place", "s3", "sshd"]
 
 
-@pytest.fixture(params=["folder", "ssh", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    hub, store = tmp_path / "hub.git", tmp_path / "store"
-    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(hub)], check=True)
-    if request.param == "folder":
-        return Place(str(hub), str(store), {}, ())
-    if request.param == "ssh":
-        ssh: Sshd = request.getfixturevalue("sshd")
-        store.mkdir()
-        return Place(ssh.url(hub), ssh.url(store), ssh.options, (str(ssh.keyfile),))
-    bucket: S3 = request.getfixturevalue("s3")
-    return Place(str(hub), bucket.url(), bucket.options, (bucket.secret_access_key,))
+@pytest.mark.slow
+def test_three_machines_equal_one(
+    place: Place,
+    trained: Layout,
+    new_model: Callable[..., Layout],
+    batches: list[Path],
+    tmp_path: Path,
+) -> None:
+    """A, B and A again train; C has the bits of `trained`, whose three batches one machine did."""
+    a = new_model(name="a")
+    in_process(lambda: train_one(a, batches[0]))
+    first = state_bytes(a)
+    place.share(a)
 
-
-def test_three_clones(place: Place, tmp_path: Path) -> None:
-    a = new_line(tmp_path / "a", 1)
-    remote.add(a, "origin", place.git, place.data, place.options)
-    assert len(push.push(a).commits) == 3
-
-    def cloned(name: str) -> Layout:
-        return Layout(clone.clone(place.git, tmp_path / name, options=place.options).root)
-
-    b = cloned("b")
-    assert content(b.state) == state_of(1, tmp_path)
-    commit(b, 2)
+    b = place.cloned(tmp_path / "b")
+    assert state_bytes(b) == first
+    in_process(lambda: train_one(b, batches[1]))
+    pin = snapshot.snapshot(b)
     sent = push.push(b)
-    assert len(sent.commits) == 1
-    assert pull.pull(a).objects.num_bytes == sent.objects.num_bytes
-    assert content(a.state) == state_of(2, tmp_path)
-    commit(a, 3)
+    assert (len(sent.commits), sent.snapshots) == (1, (pin.tag,))
+
+    pulled = pull.pull(a)
+    assert (pulled.objects.num_bytes, pulled.snapshots) == (sent.objects.num_bytes, (pin.tag,))
+    assert state_bytes(a) == state_bytes(b)
+    in_process(lambda: train_one(a, batches[2]))
     push.push(a)
-    c = cloned("c")
-    assert content(c.state) == state_of(3, tmp_path)
+
+    c = place.cloned(tmp_path / "c")
+    assert state_bytes(c) == state_bytes(a) == state_bytes(trained)
     assert content(c.batch) == content(a.batch)
+    assert place.whole() == 5
     checkout.checkout(c, "@1")  # an older state, on demand
-    assert content(c.state) == state_of(1, tmp_path)
+    assert state_bytes(c) == first
     checkout.checkout(c, "main")
     assert "up to date" in dvc(c.root, "status")
     for secret in place.secrets:

@@ -9,7 +9,7 @@ import pytest
 
 from mvc.cli import main
 from mvc.errors import SignatureError
-from mvc.ops import checkout, pull, push, snapshot, verify
+from mvc.ops import checkout, pull, push, rollback, snapshot, verify
 from mvc.store import user
 from mvc.store.layout import Layout
 from tests.ops.lines import cloned, commit, content, git, shared_line
@@ -77,6 +77,8 @@ def test_pull_and_checkout_refuse_and_change_nothing(team: Team, who: str | None
     assert looks(team.b) == before
     with pytest.raises(SignatureError, match=new[:10]):
         checkout.checkout(team.b, "origin/main")
+    with pytest.raises(SignatureError, match=new[:10]):
+        rollback.rollback(team.b, "origin/main")
     assert looks(team.b) == before
     assert git(team.b.root, "status", "--porcelain") == ""
 

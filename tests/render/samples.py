@@ -26,6 +26,7 @@ from mvc.types import (
     Snapshot,
     Status,
 )
+from mvc.watching import Event, Failure, Landed, LossAt, Pin, WatchHealth, WatchStatus
 
 ZONE = timezone(timedelta(hours=1))
 NOW = datetime(2026, 11, 20, 18, 0, tzinfo=ZONE)
@@ -193,3 +194,42 @@ BROKEN = FsckResult(
         ),
     ),
 )
+WATCH = WatchStatus(
+    root="/home/ada/my-model",
+    inbox="/data/inbox",
+    pid=4711,
+    host="box",
+    since=NOW - timedelta(days=3, hours=2),
+    written=NOW,
+    state="training",
+    batch="chat-2026-11-20T17-55.jsonl",
+    step=57,
+    num_steps=119,
+    lifetime_step=4711,
+    loss=2.3141,
+    learning_rate=2e-4,
+    tokens_per_s=1902.4,
+    memory_bytes=812_000_000,
+    seconds_left=62.0,
+    last_step_time=NOW - timedelta(seconds=2),
+    queue=tuple(f"chat-{i}.jsonl" for i in range(43, 93)),
+    num_queued=112,
+    num_batches=42,
+    num_failures=1,
+    last_commit=Landed("f927396289", 42, "Batch 42: chat-42.jsonl", NOW - timedelta(minutes=3)),
+    last_snapshot=Pin("2026-11-20", NOW - timedelta(hours=15)),
+    last_failure=Failure(
+        "nonsense.jsonl",
+        "the loss of nonsense.jsonl exploded: it ended at 8.12, and 2.40 was usual",
+        NOW - timedelta(hours=2, minutes=10),
+    ),
+    losses=tuple(
+        LossAt(NOW - timedelta(minutes=240 - i), value)
+        for i, value in enumerate(curve(3.3, 2.3, 240))
+    ),
+    events=tuple(
+        Event(NOW - timedelta(minutes=50 - i), f"Committed @{i} chat-{i}.jsonl, loss 2.431 → 2.314")
+        for i in range(50)
+    ),
+)
+HEALTH = WatchHealth(WATCH, "`mvc watch /data/inbox`, process 4711 of ada on box", 2.0, None)

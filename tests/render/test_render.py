@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -11,9 +12,9 @@ import pytest
 from rich.console import Console, RenderableType
 from syrupy.assertion import SnapshotAssertion
 
-from mvc.render import fsck, log, plan, plot, result, show, status
+from mvc.render import document, fsck, log, plan, plot, result, show, status
 from mvc.render.marks import rolled_back
-from mvc.types import Commit
+from mvc.types import Commit, Gate
 from tests.render import samples as s
 
 
@@ -47,6 +48,24 @@ def test_log_in_a_pipe_has_one_line_a_commit_and_keeps_names_whole() -> None:
     whole = replace(s.ONE, data=replace(s.ONE.data, name="night-of-the-20th-of-november.jsonl"))
     (line,) = log.log([whole], now=s.NOW, width=None, lookup=s.BY_HASH.get)
     assert "night-of-the-20th-of-november.jsonl" in line.plain
+
+
+@pytest.mark.parametrize("width", [80, 100, 190])
+def test_log_tells_the_gate_where_a_commit_has_one(width: int, snapshot: SnapshotAssertion) -> None:
+    three = replace(s.THREE, gate=Gate("loss", 2.34567, "a" * 32))
+    commits = [s.ROLLBACK, three, s.TWO, s.INIT]
+    told = text(log.log(commits, now=s.NOW, width=width, lookup=s.BY_HASH.get), width)
+    assert max(map(len, told.splitlines())) <= width
+    assert told == snapshot
+
+
+def test_show_and_the_result_of_a_batch_tell_the_gate() -> None:
+    gated = replace(s.TWO, gate=Gate("perplexity", 10.125, "a" * 32))
+    shown = show.show(replace(s.DETAIL, commit=gated), now=s.NOW, width=80, lookup=s.BY_HASH.get)
+    assert re.search(r"gate +perplexity 10\.125 on the held-out file", text(shown))
+    assert ", gate 10.125" in text(result.batch(replace(s.RESULT, commit=gated)))
+    assert document.commit(gated)["gate"] == {"metric": "perplexity", "value": 10.125}
+    assert document.commit(s.TWO)["gate"] is None
 
 
 def test_log_dims_what_was_rolled_back_and_says_it_without_colors() -> None:

@@ -101,6 +101,7 @@ def in_folder(folder: Path, url: str, options: dict[str, str]) -> Bytes:
         path = base / md5[:2] / md5[2:]
         path.unlink(missing_ok=True)
         if data is not None:
+            path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
 
     return Bytes(url, options, look, write)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mvc.errors import RepoError, RevisionNotFound
 from mvc.store import history
-from mvc.types import Commit, Data, Loss, Rate
+from mvc.types import Commit, Data, Gate, Loss, Rate
 from tests.conftest import Line, batch, rollback, start
 
 DAY = "2026-11-{:02}T03:00:00+01:00"
@@ -84,10 +84,11 @@ def test_git_itself_reads_the_trailers(line: Line) -> None:
 
 NAMES = st.text(min_size=1)
 FLOATS = st.floats(allow_nan=False)
+NO_MD5 = st.just("0" * 32)
 COUNTS = st.integers(0, 10**12)
 WORDS = st.lists(
     st.sampled_from(
-        ["Kind: init", "batch : 9", "Data-MD5: 0", "", "  x", "a\tb", "Note: fine", "\\"]
+        ["Kind: init", "batch : 9", "Data-MD5: 0", "gate: x", "", "  x", "a\tb", "Note: fine", "\\"]
     )
     | st.text(),
     max_size=5,
@@ -102,7 +103,7 @@ BATCHES = st.builds(
         lambda when: when.replace(microsecond=0)
     ),
     message=st.just(""),
-    data=st.none() | st.builds(Data, NAMES, st.just("0" * 32), COUNTS, COUNTS),
+    data=st.none() | st.builds(Data, NAMES, NO_MD5, COUNTS, COUNTS),
     steps=COUNTS,
     lifetime_step=COUNTS,
     loss=st.none() | st.builds(Loss, FLOATS, FLOATS, FLOATS),
@@ -111,6 +112,7 @@ BATCHES = st.builds(
     curve=st.lists(st.integers(1, 9999).map(lambda n: n / 1000), max_size=32).map(tuple),
     rollback_to=st.none() | st.just("a" * 40),
     warnings=st.lists(NAMES, max_size=3).map(tuple),
+    gate=st.none() | st.builds(Gate, st.sampled_from(["loss", "perplexity"]), FLOATS, NO_MD5),
 )
 
 
@@ -156,6 +158,7 @@ def test_git_keeps_it(
         "x\x0b\x0bKind: init",
         "x\u2028\u2028Kind: init",
         "data-md5 : 0",
+        "Gate: loss 0.1 0",
     ],
 )
 def test_words_cannot_forge_a_trailer(new_line: Line, body: str) -> None:
@@ -166,7 +169,8 @@ def test_words_cannot_forge_a_trailer(new_line: Line, body: str) -> None:
     assert (found.kind, found.batch, found.rollback_to) == ("batch", 3, None)
     assert found.data == made.data
     keys = [each.split(":")[0].strip().lower() for each in text.split("\n") if each[:1] != " "]
-    assert [keys.count(key) for key in ("kind", "rollback-to", "data-md5")] == [1, 0, 1]
+    assert [keys.count(key) for key in ("kind", "rollback-to", "gate")] == [1, 0, 0]
+    assert keys.count("data-md5") == 1
 
 
 def test_words_stay_readable() -> None:

@@ -163,16 +163,19 @@ def _kill_everywhere(
     check: Callable[[Layout], None],
 ) -> None:
     """Kill `act` at 30 spread moments; `check` sees the repo after recovery."""
-    # The first run at a place makes DVC's folders for it elsewhere, which the later ones find.
+    # The first run at a place makes DVC's folders for it elsewhere, which the later ones find, and
+    # what this process remembers (`check` runs in it), its children remember.
     repo = Layout(scratch)
-    for _ in range(2):
-        _copy(line, scratch)
-        events = count_events(partial(act, repo))
+    _copy(line, scratch)
+    act(repo)
+    _copy(line, scratch)
+    events = count_events(partial(act, repo))
     assert events > 20
     for nth in spread(events, 30):
         _copy(line, scratch)
         killed = run_and_kill(lambda: act(repo), nth)
-        assert killed or nth >= events - 2
+        # An empty file that DVC remembers by its times and inode takes five moments less.
+        assert killed or nth >= events - 6
         workspace.recover(repo)
         check(repo)
 

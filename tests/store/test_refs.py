@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mvc.errors import RemoteError
-from mvc.store import refs
+from mvc.store import refs, user
 from mvc.store.layout import Layout
 from tests.conftest import Line, batch, start
 from tests.store.conftest import git
@@ -197,3 +197,73 @@ def test_a_command_as_url_is_not_run(two: Two, tmp_path: Path) -> None:
     with pytest.raises(RemoteError):
         refs.head_branch(two.a, f"--upload-pack=touch {tmp_path / 'ran'}")
     assert not (tmp_path / "ran").exists()
+
+
+def test_git_gives_up_on_a_dead_connection_and_leaves_the_user_s_ssh_alone(
+    new_line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = Layout(new_line.root)
+    monkeypatch.delenv("GIT_SSH_COMMAND", raising=False)
+    command = refs._ssh(at)["GIT_SSH_COMMAND"]
+    assert "ConnectTimeout=30" in command and "ServerAliveInterval=30" in command
+    new_line.git("config", "core.sshCommand", "ssh -i key")
+    assert refs._ssh(at) == {}
+
+
+def test_a_branch_that_is_gone_there_is_forgotten(two: Two) -> None:
+    new = two.grow(two.a, 2)
+    refs.push_refs(two.a, "origin", {"refs/heads/side": new})
+    assert refs.fetch_refs(two.a, "origin") and refs.unsent(two.a.root, "origin", ["main"]) == []
+    git(two.hub, "branch", "-D", "side")
+    refs.fetch_refs(two.a, "origin")
+    assert refs.unsent(two.a.root, "origin", ["main"]) == [new]
+    git(two.hub, "update-ref", "-d", "refs/heads/main")
+    refs.fetch_refs(two.a, "origin")
+    assert refs.reached(two.a.root, "origin") == []
+
+
+def test_a_branch_that_became_a_folder_of_branches_is_in_nobody_s_way(two: Two) -> None:
+    git(two.hub, "branch", "x", "main")
+    refs.fetch_refs(two.b, "origin")
+    git(two.hub, "branch", "-m", "x", "x/y")
+    refs.fetch_refs(two.b, "origin")
+    assert set(refs.branches(two.b.root, "origin")) == {"main", "x/y"}
+    with pytest.raises(RemoteError, match="in the way") as caught:
+        refs.push_refs(two.b, "origin", {"refs/heads/x": two.at(two.b, "main")})
+    assert not isinstance(caught.value, refs.Rejected)
+
+
+def test_two_fetches_at_once_both_bring_the_snapshots(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one's tag comes between our look and our write."""
+    pin = two.pin(two.a)
+    refs.push_refs(two.a, "origin", {f"refs/tags/{PIN}": pin})
+    write = refs._set
+
+    def late(root: Path, lines: list[str]) -> None:
+        if lines:
+            git(two.b.root, "update-ref", f"refs/tags/{PIN}", other)
+        write(root, lines)
+
+    monkeypatch.setattr(refs, "_set", late)
+    other = two.at(two.b, "main")
+    with pytest.raises(refs.Rejected):
+        refs.fetch_refs(two.b, "origin")
+    git(two.b.root, "tag", "-d", PIN)
+    other = pin
+    refs.fetch_refs(two.b, "origin")
+    assert refs.snapshots(two.b.root) == {PIN: pin}
+
+
+def test_a_snapshot_that_nobody_signed_is_not_taken_where_signatures_are_asked_for(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin = two.pin(two.a)
+    refs.push_refs(two.a, "origin", {f"refs/tags/{PIN}": pin})
+    asked = user.UserSettings(trust=user.Trust(require_signed=True))
+    monkeypatch.setattr(user, "load", lambda: asked)
+    assert refs.fetch_refs(two.b, "origin").new_snapshots == ()
+    assert PIN not in refs.snapshots(two.b.root)
+    monkeypatch.undo()
+    assert refs.fetch_refs(two.b, "origin").new_snapshots == (PIN,)

@@ -170,16 +170,26 @@ def _everything(error: MvcError) -> str:
     return f"{error.message} {error.hint} {''.join(traceback.format_exception(error))}"
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x", "azure://container/x", "webdavs://host/x"])
+@pytest.mark.parametrize(
+    ("url", "package"),
+    [
+        ("s3://bucket/x", "mvc-model[s3]"),
+        ("ssh://host/x", "mvc-model[ssh]"),
+        ("gs://bucket/x", "mvc-model[gs]"),
+        ("azure://container/x", "mvc-model[azure]"),
+        ("webdav://host/x", "mvc-model[webdav]"),
+        ("webdavs://host/x", "mvc-model[webdav]"),
+        ("https://host/x", "dvc-http"),  # DVC itself brings it
+    ],
+)
 def test_a_missing_protocol_names_its_extra(
-    empty: Layout, url: str, monkeypatch: pytest.MonkeyPatch
+    empty: Layout, url: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("dvc_gs", "dvc_azure", "dvc_webdav"):
-        monkeypatch.setitem(sys.modules, module, None)
+    for extra in ("s3", "ssh", "gs", "azure", "webdav", "http"):
+        monkeypatch.setitem(sys.modules, f"dvc_{extra}", None)
     with pytest.raises(MissingExtra) as caught:
         remotes.add(empty, "origin", "/srv/g.git", url)
-    extra = url.split(":")[0].replace("webdavs", "webdav")
-    assert f"pip install 'mvc-model[{extra}]'" in caught.value.hint
+    assert f"`pip install '{package}'`" in caught.value.hint
     assert remotes.listing(empty) == []
 
 

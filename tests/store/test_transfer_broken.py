@@ -142,10 +142,11 @@ def test_half_sent_files_are_removed_after_a_day(local: Bytes, tmp_path: Path) -
     p = pair(local, tmp_path)
     base = tmp_path / "data" / "files" / "md5"
     base.mkdir(parents=True)
-    names = (".mvc-old.tmp", ".mvc-new.tmp", ".old-of-somebody.tmp")
+    dvc_ssh = ".old_" + "x" * 18 + ".tmp"
+    names = (".mvc-old.tmp", ".mvc-new.tmp", ".old-of-somebody.tmp", dvc_ssh)
     for name in names:
         (base / name).write_text("half")
         if "old" in name:
             os.utime(base / name, (0, 0))
     transfer.push(p.a, "origin", sent(p.wanted))
-    assert [(base / name).exists() for name in names] == [False, True, True]
+    assert [(base / name).exists() for name in names] == [False, True, True, False]

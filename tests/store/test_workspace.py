@@ -22,7 +22,7 @@ def everything(line: Layout) -> dict[str, bytes]:
     return {
         path: data
         for path, data in content(line.root).items()
-        if not path.startswith((".git/", ".dvc/tmp", ".dvc/cache"))
+        if not path.startswith((".git/", ".dvc/tmp", ".dvc/cache", ".mvc/oplog"))
     }
 
 

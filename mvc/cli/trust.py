@@ -1,0 +1,56 @@
+"""`mvc trust`."""
+
+from __future__ import annotations
+
+import click
+
+from mvc.cli.context import as_json, here, write
+
+
+@click.command("trust", short_help="What this repo would run here, and whether it may.")
+@click.option("--remote-code", is_flag=True, help="Allow the base model's code, as it is now.")
+@click.option("--revoke", is_flag=True, help="Take back whatever this repo was allowed.")
+@as_json
+def command(remote_code: bool, revoke: bool, json_: bool) -> None:
+    """List the code that this repo would run on this machine, and whether you allow it.
+
+    A base model may come with code of its own, which runs only once you have allowed it: here, for
+    this repo, and for these very files. It is written to your own configuration, not to the repo.
+
+    \b
+    Examples:
+      mvc trust
+      mvc trust --remote-code
+      mvc trust --revoke
+    """
+    from mvc.errors import UsageError
+    from mvc.ops import trust
+    from mvc.render.progress import progress
+
+    if remote_code and revoke:
+        raise UsageError(
+            "--remote-code and --revoke contradict each other", "run `mvc trust` to see what holds"
+        )
+    if revoke:
+        revoked = trust.revoke(here())
+        if json_:
+            write({"revoked": revoked})
+        else:
+            click.echo(
+                "Taken back: this repo may run nothing here"
+                if revoked
+                else "This repo was allowed nothing here"
+            )
+        return
+    display = progress()
+    try:
+        result = (trust.allow if remote_code else trust.trust)(here(), progress=display)
+    finally:
+        display.stop()
+    if json_:
+        write(result)
+        return
+    from mvc.render import console
+    from mvc.render import trust as told
+
+    console.show(*told.trust(result))

@@ -1,0 +1,118 @@
+"""The state as values in memory, between the last step of a batch and its files.
+
+Owns taking it off a Trainer, cloning it for a writer that works while the next batch trains, and
+writing it: the same values give the same bytes, whether they were cloned or not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvc.engine import state
+from mvc.errors import TrainingFailed
+from mvc.types import FileDigest
+
+if TYPE_CHECKING:
+    import torch
+
+    from mvc.engine.trainer import BatchTrainer
+
+Carried = tuple[tuple[str, bytes], ...]
+"""Files that training does not change (the tokenizer's), by name."""
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """All of a state but the random states of the ranks and the batch's own log.
+
+    `adapter` holds the tensors by PEFT's names, `adapter_config` the bytes of its file,
+    `optimizer` and `scheduler` their `state_dict()`s, `parameters` what `optimizer`'s positions
+    mean.
+    """
+
+    adapter: dict[str, torch.Tensor]
+    adapter_config: bytes
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    parameters: dict[str, Any]
+    carried: Carried
+
+    def clone(self) -> LiveState:
+        """The same values in memory of their own, on the CPU.
+
+        `state_dict()` aliases what the optimizer steps on, and `.cpu()` on a CPU copies nothing:
+        without a clone three of four background commits were corrupt (DESIGN.md).
+        """
+        return replace(
+            self, **{name: copied(getattr(self, name)) for name in ("adapter", "optimizer")}
+        )
+
+    def check_finite(self, name: str) -> None:
+        """Refuse weights or moments that are not numbers: the last step's loss came before it.
+
+        Raises:
+            TrainingFailed: one of batch `name` is infinite or no number.
+        """
+        import torch
+
+        moments = [v for entry in self.optimizer["state"].values() for v in entry.values()]
+        tensors = [*self.adapter.values(), *(v for v in moments if isinstance(v, torch.Tensor))]
+        # One pass and no copy, unlike isfinite().all(); a NaN is both lowest and highest.
+        edges = (edge for each in tensors if each.numel() for edge in torch.aminmax(each))
+        if not all(math.isfinite(edge) for edge in edges):
+            raise TrainingFailed(
+                f"the weights of {name} became infinite or no number",
+                "nothing was recorded; lower train.learning_rate in mvc.toml",
+            )
+
+    def write(self, folder: Path) -> list[FileDigest]:
+        """Write the files into `folder`, hashed and fsynced."""
+        return [
+            state.write_tensors(folder, self.adapter),
+            state.write_bytes(folder, state.ADAPTER_CONFIG, self.adapter_config),
+            state.write_torch(folder, state.OPTIMIZER, self.optimizer),
+            state.write_torch(folder, state.SCHEDULER, self.scheduler),
+            state.write_json(folder, state.PARAMETERS, self.parameters),
+            *(state.write_bytes(folder, name, data) for name, data in self.carried),
+        ]
+
+
+def take(trainer: BatchTrainer) -> LiveState:
+    """The state of a Trainer as it stands; its tensors are the Trainer's own."""
+    base_ref = trainer.batch.job.settings.base.model
+    return LiveState(
+        adapter=state.adapter_tensors(trainer.model),
+        adapter_config=state.adapter_config(trainer.model, base_ref),
+        optimizer=trainer.optimizer.state_dict(),
+        scheduler=trainer.lr_scheduler.state_dict(),
+        parameters=trainer.parameters,
+        carried=trainer.batch.carried(),
+    )
+
+
+def carried(source: Path) -> Carried:
+    """What the next state takes over from the folder `source` unchanged."""
+    ours = {state.ADAPTER, state.ADAPTER_CONFIG, state.OPTIMIZER, state.SCHEDULER}
+    ours |= {state.TRAINER_STATE, state.PARAMETERS, "manifest.json"}
+    return tuple(
+        (path.name, path.read_bytes())
+        for path in sorted(source.iterdir())
+        if path.is_file() and path.name not in ours and not path.name.startswith("rng_state")
+    )
+
+
+def copied(value: Any) -> Any:
+    """`value` with every tensor in it copied to memory of its own, on the CPU."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return type(value)(copied(item) for item in value)  # type: ignore[call-arg]
+    return value

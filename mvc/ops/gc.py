@@ -1,0 +1,267 @@
+"""`mvc gc`: retention. What the rules do not keep goes into the trash, and, asked, off remotes.
+
+Owns the plan: which objects no kept state names. An object is freed only where nothing that is
+kept names it, so a commit may keep more than the rules say, never less. The history itself is
+never rewritten. Carrying a plan out is `collect`'s, the reasons are `keep`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from mvc.errors import ObjectMissing, RepoError
+from mvc.keeping import GcPlan, GcResult, GcRow, KeptCommit, RemoteShare, Restored, State
+from mvc.ops import keep
+from mvc.ops.fetch import shared
+from mvc.settings import Settings
+from mvc.sharing import Wanted
+from mvc.store import collected, config, pointers, refs, transfer, trash, workspace
+from mvc.store.layout import Layout
+from mvc.store.lock import Lock
+from mvc.store.survey import Survey, ref_commits, survey
+from mvc.types import SILENT, Progress
+
+WAIT_S = 60.0
+"""How long a short hold of the lock waits for another writer (a commit, a push)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A plan with the objects that it is about.
+
+    `going` leave the cache, `leaving` a remote by its name: files first, folders' lists last, so
+    that what is left after a kill can still be named. `record` and `remote_records` are what
+    `collected` shall say. `tips` are the refs that the plan rests on.
+    """
+
+    plan: GcPlan
+    survey: Survey
+    going: tuple[str, ...]
+    leaving: dict[str, tuple[str, ...]]
+    record: dict[str, State]
+    remote_records: dict[str, dict[str, State]]
+    tips: dict[str, str]
+    needed: frozenset[str]
+
+
+def gc(
+    at: Layout,
+    *,
+    apply: bool = False,
+    remotes: Sequence[str] = (),
+    settings: Settings | None = None,
+    unpushed: bool = False,
+    empty_trash: bool = False,
+    now: datetime | None = None,
+    progress: Progress = SILENT,
+) -> GcResult:
+    """Plan what goes, and with `apply` let it go.
+
+    Args:
+        at: The model repo.
+        apply: Carry the plan out; without it nothing is changed.
+        remotes: Remotes from which the same commits' objects go; their refs are fetched first.
+        settings: The rules; by default mvc.toml's.
+        unpushed: What no remote has is under the rules as well.
+        empty_trash: With `apply`: delete every trash for good, not only the expired ones.
+        now: The present.
+        progress: Hears of the phases.
+
+    Raises:
+        ConfigError: a rule is no rule.
+        RemoteError: a remote is not there, or refuses.
+        LockHeld: another process holds the repo for longer than a minute.
+        StoreError: git cannot read the history.
+    """
+    from mvc.ops import collect
+
+    settings = settings or config.load(at)
+    now = now or datetime.now(config.zone(settings))
+    if apply:
+        with Lock(at, "mvc gc --apply", WAIT_S):
+            if done := workspace.recover(at):
+                progress.note(done)
+    asked = [shared(at, name).name for name in dict.fromkeys(remotes)]
+
+    def look() -> Work:
+        return plan(at, asked, settings, now, unpushed=unpushed, progress=progress)
+
+    try:
+        if not apply:
+            return GcResult(look().plan, applied=False)
+        return collect.collect(at, look, settings, now, empty_trash=empty_trash, progress=progress)
+    finally:
+        progress.stop()
+
+
+def plan(
+    at: Layout,
+    remotes: Sequence[str],
+    settings: Settings,
+    now: datetime,
+    *,
+    unpushed: bool,
+    progress: Progress,
+) -> Work:
+    """What would go, from here and from `remotes`."""
+    for name in remotes:
+        progress.stage(f"Asking {name}")
+        with Lock(at, "mvc gc", WAIT_S):
+            refs.fetch_refs(at, name, tags=True)
+    progress.stage("Reading the history")
+    tips = look_at_tips(at)
+    found = survey(at)
+    theirs = {
+        name: [c for c in refs.reached(at.root, name) if c in found.folders] for name in remotes
+    }
+    num_lists = sum(_lists(at, name, commits, found) for name, commits in theirs.items())
+    found = survey(at) if num_lists else found
+    held = keep.keeping(at, found, settings, now, unpushed=unpushed)
+    policy = keep.any_rule(settings)
+    needed = set(found.others)
+    for commit, folders in found.folders.items():
+        state = held.state.get(commit, "absent") if policy else "whole"
+        needed.update(md5 for folder in folders for md5 in folder.objects(state))
+    named = {md5 for fs in found.folders.values() for f in fs for md5 in f.objects("whole")}
+    strays = found.here.keys() - needed - named
+    doubtful = found.doubtful or not pointers.cache_folder(at).is_relative_to(at.root)
+    free = (found.here.keys() - needed) - (strays if doubtful else set()) if policy else set()
+    going = _lists_last(free)
+    rows, record = _rows(at, found, held, free)
+    shares, leaving, records = [], {}, {}
+    for name, commits in theirs.items():
+        share, leaving[name], records[name] = _share(at, name, commits, found, held, needed, policy)
+        shares.append(share)
+    expired = [t for t in trash.listing(at) if now - t.time >= timedelta(days=settings.keep.trash)]
+    told = GcPlan(
+        policy=policy,
+        rows=rows,
+        kept=tuple(
+            KeptCommit(commit, held.state[sha], tuple(held.reasons[sha]))
+            for sha, commit in found.commits.items()
+            if sha in held.state
+        ),
+        num_objects=len(going),
+        num_bytes=sum(found.here[md5] for md5 in going),
+        num_stray_bytes=sum(found.here[md5] for md5 in strays),
+        remotes=tuple(shares),
+        expired=tuple(each.id for each in expired),
+        num_expired_bytes=sum(each.num_bytes for each in expired),
+        findings=tuple(found.findings),
+    )
+    return Work(told, found, going, leaving, record, records, tips, frozenset(needed))
+
+
+def look_at_tips(at: Layout) -> dict[str, str]:
+    """What a plan rests on: every ref, HEAD, and what a batch in progress goes on from."""
+    return ref_commits(at) | {f"in progress on {each}": each for each in keep.in_progress(at)}
+
+
+def _lists_last(md5s: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(md5s, key=lambda md5: (md5.endswith(".dir"), md5)))
+
+
+def _rows(
+    at: Layout, found: Survey, held: keep.Keeping, free: set[str]
+) -> tuple[tuple[GcRow, ...], dict[str, State]]:
+    """The commits that change, newest first, and what `collected` shall say."""
+    known = collected.read(at)
+    left = found.here.keys() - free
+    rows, record, counted = [], dict[str, State](), set[str]()
+    for sha, folders in found.folders.items():
+        objects = {md5 for folder in folders for md5 in folder.objects("whole")}
+        if not objects & free and sha not in known:
+            continue
+        before, after = found.state(sha, found.here), found.state(sha, left)
+        if after != "whole" and (before != after or sha in known):
+            record[sha] = after
+        if before != after:
+            mine = (objects & free) - counted
+            counted |= mine
+            size = sum(found.here[md5] for md5 in mine)
+            reasons = tuple(held.reasons.get(sha, ()))
+            rows.append(GcRow(found.commits[sha], before, after, size, reasons))
+    return tuple(rows), record
+
+
+def _lists(at: Layout, remote: str, commits: Sequence[str], found: Survey) -> int:
+    """Bring the lists of files that only the remote has; they say what lies there."""
+    gone = {c for c, state in collected.read(at, remote).items() if state == "absent"}
+    wanted = [
+        Wanted(folder.listing, None, None, f"{folder.name}.dvc", commit)
+        for commit in commits
+        if commit not in gone
+        for folder in found.folders[commit]
+        if folder.files is None
+    ]
+    if not wanted:
+        return 0
+    # What is not there either is no object to delete.
+    with Lock(at, "mvc gc", WAIT_S), suppress(ObjectMissing):
+        transfer.fetch(at, remote, wanted)
+    return len(wanted)
+
+
+def _share(
+    at: Layout,
+    remote: str,
+    commits: Sequence[str],
+    found: Survey,
+    held: keep.Keeping,
+    needed: set[str],
+    policy: bool,
+) -> tuple[RemoteShare, tuple[str, ...], dict[str, State]]:
+    """What goes from a remote.
+
+    Only what a commit there names: an object that no commit names may belong to a push of
+    somebody else, which sends objects before refs.
+    """
+    named = {
+        sha: {md5 for f in found.folders[sha] for md5 in f.objects("whole")} - needed
+        for sha in (commits if policy else ())
+    }
+    there = transfer.sizes(at, remote, {md5 for md5s in named.values() for md5 in md5s})
+    ours = found.here.keys() | {m for t in trash.listing(at) for m in trash.objects(at, t.id)}
+    changed: dict[str, State] = {
+        sha: held.state.get(sha, "absent") for sha, md5s in named.items() if md5s & there.keys()
+    }
+    share = RemoteShare(
+        remote=remote,
+        num_objects=len(there),
+        num_bytes=sum(size or 0 for size in there.values()),
+        num_unique_bytes=sum(size or 0 for md5, size in there.items() if md5 not in ours),
+        commits=tuple(changed.items()),
+    )
+    known = collected.read(at, remote)
+    return share, _lists_last(set(there)), known | changed
+
+
+def restore(at: Layout, trash_id: str | None = None, *, progress: Progress = SILENT) -> Restored:
+    """Bring back what a gc put into the trash, the newest by default.
+
+    Raises:
+        StoreError: there is no such trash, or it was emptied.
+    """
+    with Lock(at, "mvc gc --restore", WAIT_S):
+        if done := workspace.recover(at):
+            progress.note(done)
+        there = trash.listing(at)
+        if trash_id is None and not there:
+            raise RepoError("the trash is empty", "`mvc gc` shows what it would put there")
+        chosen = trash_id or there[-1].id
+        num_objects, num_bytes = trash.put_back(at, chosen)
+        refresh(at)
+    return Restored(chosen, num_objects, num_bytes)
+
+
+def refresh(at: Layout) -> None:
+    """Let `collected` say only what is so: what came back is no longer missing."""
+    known = collected.read(at)
+    if not known:
+        return
+    found = survey(at)
+    states = {sha: found.state(sha, found.here) for sha in known if sha in found.folders}
+    collected.write(at, {sha: state for sha, state in states.items() if state != "whole"})

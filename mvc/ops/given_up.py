@@ -1,0 +1,89 @@
+"""States that `mvc gc` thinned or took: what is left of them, and where to go on instead."""
+
+from __future__ import annotations
+
+from mvc.errors import MissingExtra, MvcError, ObjectMissing, RemoteError
+from mvc.keeping import State
+from mvc.ops.fetch import complete
+from mvc.store import collected, history, pointers, refs, tracked
+from mvc.store.layout import STATE, Layout
+from mvc.store.survey import part
+from mvc.types import Commit, Progress
+
+
+def bring(at: Layout, commit: str, progress: Progress, *, thin: bool = False) -> bool:
+    """Make sure that `commit`'s state is here whole, from a remote where it has to be.
+
+    Args:
+        at: The model repo.
+        commit: A full hash.
+        progress: Hears of the transfer.
+        thin: Its adapter will do where `mvc gc` gave up the rest.
+
+    Returns:
+        Whether all is here; False: it is thin.
+
+    Raises:
+        ObjectMissing: it is not to be had; where gc took it, the nearest whole state is named.
+        ObjectCorrupt: the commit's manifest lies, or what a remote sent does not hold.
+        RemoteError: no remote that might have it can be reached.
+        MissingExtra: one that might have it needs a package that is not installed.
+    """
+    failed: MvcError | None = None
+    try:
+        complete(at, commit, progress)
+    except (ObjectMissing, MissingExtra, RemoteError) as error:
+        failed = error
+    left = left_of(at, commit)
+    if left == "whole" and failed is None:
+        return True
+    if state_given_up(at, commit) is None:
+        if failed is not None:
+            raise failed
+        return True  # whoever needs the object names it
+    if left == "thin" and thin:
+        return False
+    raise refusal(at, commit, left) from failed
+
+
+def left_of(at: Layout, commit: str) -> State:
+    """What of a commit's state and data is here."""
+    lacks: list[tuple[str, str]] = []
+    for pointer in tracked.pointers_of(at.root, commit):
+        lacks += [(pointer.path, path) for path in pointers.missing(at, pointer)]
+    if not lacks:
+        return "whole"
+    return "thin" if all(part(*each) == "moments" for each in lacks) else "absent"
+
+
+def state_given_up(at: Layout, commit: str) -> State | None:
+    """What `mvc gc` left of the commit, here or on a remote; None where it left it alone."""
+    records = [collected.read(at), *(collected.read(at, name) for name in refs.recording(at.root))]
+    return next((record[commit] for record in records if commit in record), None)
+
+
+def refusal(at: Layout, commit: str, left: State) -> ObjectMissing:
+    """The error for who needs the whole state of a commit that gave it up."""
+    what = "its adapter is here, its moments are gone" if left == "thin" else "it is gone"
+    found = nearest_whole(at, commit)
+    if found is None:
+        hint = "no whole state is left before it; `mvc gc --restore` brings back what it deleted"
+    else:
+        number = f" (@{found.batch})" if found.batch else ""
+        hint = (
+            f"the nearest whole state before it is `mvc checkout {found.short}`{number}; "
+            "`mvc gc --restore` brings back what gc deleted of late"
+        )
+    return ObjectMissing(f"`mvc gc` gave up the state of {commit[:10]}: {what}", hint)
+
+
+def nearest_whole(at: Layout, commit: str) -> Commit | None:
+    """The newest commit before this one, in what it has learnt, whose state is whole here."""
+    record = collected.read(at)
+    for each in history.effective_line(at.root, commit):
+        if each.commit == commit or each.commit in record:
+            continue
+        found = [p for p in tracked.pointers_of(at.root, each.commit) if p.path == STATE]
+        if found and not any(pointers.missing(at, pointer) for pointer in found):
+            return each
+    return None
