@@ -21,6 +21,7 @@ from mvc.store import (
     files,
     foreign,
     git,
+    git_locks,
     history,
     objects,
     pointers,
@@ -99,7 +100,7 @@ def _clone(
     progress: Progress,
 ) -> CloneResult:
     git.write(at.root, "init", "--quiet", "--initial-branch=main")
-    refs.break_locks(at)
+    git_locks.break_left(at)
     if done := workspace.recover(at):
         progress.note(done)
     progress.stage(f"Asking {remotes.masked(url)}")

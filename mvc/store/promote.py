@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ import psutil
 
 from mvc.errors import StoreError
 from mvc.operations import Move
-from mvc.store import foreign, git, objects, oplog, tracked
+from mvc.store import foreign, git, git_locks, objects, oplog, tracked
 from mvc.store import journal as journals
 from mvc.store.files import no_space, temporary
 from mvc.store.journal import Journal
@@ -30,7 +29,6 @@ from mvc.store.pointers import format_pointer
 from mvc.types import Pointer
 
 _NONE = "0" * 40
-_LOCK_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,9 +332,4 @@ def _break_locks(layout: Layout, journal: Journal) -> None:
         names.append("packed-refs.lock")  # a ref that goes, goes from there as well
     args = [arg for name in names for arg in ("--git-path", name)]
     found = git.read(layout.root, "rev-parse", *args).splitlines()
-    locks = [layout.root / name for name in found]
-    deadline = time.monotonic() + _LOCK_PATIENCE_S
-    while any(lock.exists() for lock in locks) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for lock in locks:
-        lock.unlink(missing_ok=True)
+    git_locks.remove(layout.root / name for name in found)

@@ -12,23 +12,18 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from mvc.errors import RemoteError
 from mvc.store import git, signatures, user
+from mvc.store.git_locks import marked, pushed
 from mvc.store.layout import SNAPSHOT_PREFIX, Layout
 
 _DAY = re.compile(SNAPSHOT_PREFIX + r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _USERINFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s'\"]*@", re.IGNORECASE)
 _QUERY = re.compile(r"([a-z][a-z0-9+.-]*://[^\s'\"?]*\?)[^\s'\"]*", re.IGNORECASE)
-_LOCKS = ("refs/remotes/**/*.lock", "refs/mvc/**/*.lock", "refs/tags/**/*.lock", "*.lock")
-_LOCK_PATIENCE_S = 2.0
 # A stranger's packs are checked as they come; no submodule is ever followed.
 _CAREFUL = ("-c", "fetch.fsckObjects=true", "-c", "submodule.recurse=false")
 # What git says, on either side, when a ref is not (or no longer) what the push counted on.
@@ -82,7 +77,7 @@ def fetch_refs(layout: Layout, remote: str, *, tags: bool = False) -> Seen:
         RemoteError: the remote cannot be reached or read.
     """
     root, theirs = layout.root, f"refs/mvc/{remote}/"
-    with _marked(layout):
+    with marked(layout):
         if not tags:  # what was removed over there must not be taken for present
             _set(root, [f"delete {ref}" for ref in _refs(root, f"{theirs}tag/")])
         _network(
@@ -125,7 +120,7 @@ def push_refs(layout: Layout, remote: str, refs: Mapping[str, str]) -> None:
         Rejected: one of them is something else over there by now.
         RemoteError: the remote cannot be reached, or refuses.
     """
-    with _marked(layout):
+    with marked(layout, pushed(layout, remote, refs)):
         _network(
             layout,
             remote,
@@ -227,7 +222,7 @@ def follow(layout: Layout, branch: str, remote: str) -> None:
     root, key = layout.root, f"branch.{branch}"
     if git.try_read(root, "config", "--get", f"{key}.merge"):
         return
-    with _marked(layout):
+    with marked(layout):
         git.write(root, "config", f"{key}.remote", remote)
         git.write(root, "config", f"{key}.merge", f"refs/heads/{branch}")
 
@@ -251,35 +246,6 @@ def _refs(root: Path, prefix: str) -> dict[str, str]:
     form = "--format=%(refname)%00%(objectname)"
     told = git.try_read(root, "for-each-ref", form, prefix.removesuffix("/")) or ""
     return dict(line.split("\0") for line in told.splitlines())
-
-
-@contextmanager
-def _marked(layout: Layout) -> Iterator[None]:
-    """Leaves a mark while git writes refs or configuration: after a kill, `break_locks` sees it."""
-    for mark in layout.private.glob("git-*"):
-        pid = int(mark.name.removeprefix("git-"))
-        if pid == os.getpid() or not psutil.pid_exists(pid):
-            break_locks(layout)
-            mark.unlink(missing_ok=True)
-    layout.private.mkdir(exist_ok=True)
-    mark = layout.private / f"git-{os.getpid()}"
-    mark.touch()
-    try:
-        yield
-    finally:
-        mark.unlink(missing_ok=True)
-
-
-def break_locks(layout: Layout) -> None:
-    """Remove the lock files of a git that was killed with its mvc; one that lives may end first."""
-    folder = layout.root / git.read(layout.root, "rev-parse", "--git-common-dir")
-    deadline = time.monotonic() + _LOCK_PATIENCE_S
-    while locks := [lock for pattern in _LOCKS for lock in folder.glob(pattern)]:
-        if time.monotonic() > deadline:
-            for lock in locks:
-                lock.unlink(missing_ok=True)
-            return
-        time.sleep(0.05)
 
 
 _STALLED = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=120")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from mvc.errors import RemoteError
-from mvc.store import refs, user
+from mvc.store import git_locks, refs, user
 from mvc.store.layout import Layout
 from tests.conftest import Line, batch, start
 from tests.store.conftest import git
@@ -120,20 +121,64 @@ def test_a_configured_force_is_not_obeyed(two: Two) -> None:
     assert git(two.hub, "rev-parse", "main").strip() == first
 
 
-def test_a_git_that_was_killed_does_not_hold_up_the_next(two: Two) -> None:
-    refs.push_refs(two.a, "origin", head(new := two.grow(two.a, 2)))
-    (two.b.private).mkdir()
+def killed(at: Layout, says: str = "") -> None:
+    """Leave the mark of a process that is gone."""
+    at.private.mkdir(exist_ok=True)
     gone = subprocess.Popen(["true"])
     gone.wait()
-    lock = two.b.root / ".git" / "refs" / "remotes" / "origin" / "main.lock"
+    (at.private / f"git-{gone.pid}").write_text(says)
+
+
+def test_a_git_that_was_killed_does_not_hold_up_the_next(two: Two) -> None:
+    refs.push_refs(two.a, "origin", head(new := two.grow(two.a, 2)))
+    folder = two.b.root / ".git"
+    lock = folder / "refs" / "remotes" / "origin" / "main.lock"
     lock.touch()
     with pytest.raises(refs.Rejected):  # it may be a living one's
         refs.fetch_refs(two.b, "origin")
-    (two.b.private / f"git-{gone.pid}").touch()
+    lock.unlink()
+    killed(two.b)
+    users = [folder / "index.lock", folder / "HEAD.lock"]
+    for each in (lock, *users):
+        each.touch()
     refs.fetch_refs(two.b, "origin")
     assert two.at(two.b, "origin/main") == new
     assert not lock.exists()
+    assert all(each.exists() for each in users)
     assert not list(two.b.private.iterdir())
+
+
+def test_a_lock_that_is_older_than_the_killed_git_is_not_its_own(two: Two) -> None:
+    refs.push_refs(two.a, "origin", head(two.grow(two.a, 2)))
+    lock = two.b.root / ".git" / "refs" / "remotes" / "origin" / "main.lock"
+    lock.touch()
+    os.utime(lock, (lock.stat().st_mtime - 60,) * 2)
+    killed(two.b)
+    with pytest.raises(refs.Rejected):
+        refs.fetch_refs(two.b, "origin")
+    assert lock.exists()
+
+
+def test_what_a_killed_push_left_locked_in_a_folder_is_unlocked(two: Two) -> None:
+    new = two.grow(two.a, 2)
+    locks = [two.hub / "refs" / "heads" / "main.lock", two.hub / "HEAD.lock"]
+    for lock in locks:
+        lock.touch()
+    with pytest.raises(refs.Rejected, match=r"main\.lock") as caught:
+        refs.push_refs(two.a, "origin", head(new))
+    assert "delete it" in caught.value.hint
+    for lock in locks:
+        lock.unlink()
+    marking = git_locks.marked(two.a, git_locks.pushed(two.a, "origin", head(new)))
+    with marking:
+        (mark,) = two.a.private.glob("git-*")
+        left = mark.read_text()
+    killed(two.a, left)
+    for lock in locks:
+        lock.touch()
+    refs.push_refs(two.a, "origin", head(new))
+    assert git(two.hub, "rev-parse", "main").strip() == new
+    assert not any(lock.exists() for lock in locks)
 
 
 def test_how_two_lines_relate(two: Two) -> None:
