@@ -215,6 +215,7 @@ class Stream:
             self._session.forget(data.md5)
             self._hand_over(begun, trained)
         except BaseException as error:
+            self._session.forget(data.md5)
             reason = self._undo(error)
             if reason is not error:
                 raise reason from None
