@@ -29,6 +29,8 @@ from mvc.store.layout import Layout
 # `holder` takes a free lock for an instant, and must not turn a writer away by it.
 _GRACE_S = 0.25
 _POLL_S = 0.02
+_COMMIT_S = 60.0
+"""How long a daemon's commit is waited for: it writes for seconds, `mvc train` for a batch."""
 
 
 class _Held:
@@ -56,7 +58,7 @@ class _Held:
         try:
             with no_space():
                 private.mkdir(exist_ok=True)
-                self._lock.acquire(timeout=max(self._wait_s, _GRACE_S), poll_interval=_POLL_S)
+                self._take()
         except filelock.Timeout as error:
             raise self._held() from error
         except OSError as error:
@@ -66,6 +68,14 @@ class _Held:
                 "`mvc log` and `mvc show` work without writing",
             ) from error
         self._tell()
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire(timeout=max(self._wait_s, _GRACE_S), poll_interval=_POLL_S)
+        except filelock.Timeout:
+            if self._path != self._layout.lock or "`mvc watch" not in _described(self._path):
+                raise
+            self._lock.acquire(timeout=_COMMIT_S, poll_interval=_POLL_S)
 
     def _held(self) -> LockHeld:
         who = _described(self._path)

@@ -23,17 +23,21 @@ import sys, time
 from pathlib import Path
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
-with Lock(Layout(Path(sys.argv[1])), "mvc train day-01.jsonl"):
+with Lock(Layout(Path(sys.argv[1])), sys.argv[3]):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
 
 
 @contextlib.contextmanager
-def another(root: Path, seconds: float = 60) -> Iterator[subprocess.Popen[str]]:
+def another(
+    root: Path, seconds: float = 60, command: str = "mvc train day-01.jsonl"
+) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock of `root`."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(root), str(seconds)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(root), str(seconds), command],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout
@@ -96,6 +100,13 @@ def test_waiting(tmp_path: Path) -> None:
         begun = time.monotonic()
         with Lock(Layout(tmp_path), "mvc gc", wait_s=30):
             assert 0.1 < time.monotonic() - begun < 20
+
+
+def test_a_daemon_s_commit_is_waited_for_and_a_batch_is_not(tmp_path: Path) -> None:
+    with another(tmp_path, 1, "mvc watch inbox"), Lock(Layout(tmp_path), "mvc snapshot"):
+        pass
+    with another(tmp_path), pytest.raises(LockHeld), Lock(Layout(tmp_path), "mvc snapshot"):
+        pass
 
 
 def test_asking_turns_no_writer_away(tmp_path: Path) -> None:
