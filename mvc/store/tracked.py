@@ -9,8 +9,10 @@ that holds neither the old nor the new content.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from mvc.errors import StoreError
@@ -20,6 +22,7 @@ from mvc.store.layout import BATCH_POINTER, CONFIG, STATE_POINTER, Layout
 from mvc.types import Pointer
 
 _GONE = "0" * 40
+_FULL_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,16 @@ def pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:
     Raises:
         StoreError: one of them is damaged.
     """
+    if _FULL_HASH.fullmatch(commit) is None:  # a name may move
+        return _pointers_of(root, commit)
+    return _pointers_of_hash(root, commit)
+
+
+def _pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:
     found = []
-    for name in (STATE_POINTER, BATCH_POINTER):
-        text = blob(root, commit, name)
+    names = (STATE_POINTER, BATCH_POINTER)
+    texts = git.cat(root, [f"{commit}:{name}" for name in names])
+    for name, text in zip(names, texts, strict=True):
         if text is not None:
             named = f"{name} of commit {commit[:10]}"
             found.append(pointers.parse_pointer(text, named))
@@ -75,6 +85,10 @@ def pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:
                     "choose another commit with `mvc log`; tell whoever made this one",
                 )
     return tuple(found)
+
+
+# One command asks for the same commit up to nine times, and what a hash names never changes.
+_pointers_of_hash = lru_cache(maxsize=8)(_pointers_of)
 
 
 def changes(root: Path, old: str | None, new: str) -> tuple[Change, ...]:
