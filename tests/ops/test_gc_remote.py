@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from mvc.store import collected, transfer
 from mvc.store.layout import Layout
 from tests.ops import lines
 from tests.ops.keeping import NOW, collect, rules, states
-from tests.ops.lines import content, git, shared_line, state_of
+from tests.ops.lines import content, git, new_line, shared_line, state_of
+from tests.ops.places import Place, s3, server, sshd
+
+__all__ = ["s3", "server", "sshd"]
 
 
 def there(folder: Path) -> set[str]:
@@ -61,6 +65,29 @@ def test_the_same_commits_go_from_both_sides(shared: Layout, tmp_path: Path) -> 
     assert not fsck.fsck(shared, remote="origin").findings
     again = collect(shared, {"last": 1}, thin={"last": 2}, remotes=["origin"]).plan
     assert not again.rows and not again.remotes[0].num_objects
+
+
+def test_real_servers_give_up_the_same_and_keep_the_rest(server: Place, tmp_path: Path) -> None:
+    at = new_line(tmp_path / "a", 4)
+    server.share(at)
+    before = server.held.all().keys()
+    share = collect(at, {"last": 1}, thin={"last": 2}, remotes=["origin"]).plan.remotes[0]
+    after = server.held.all()
+    assert len(before - after.keys()) == share.num_objects > 5
+    for name, data in after.items():
+        assert hashlib.md5(data).hexdigest() == name.removesuffix(".dir")
+    assert not fsck.fsck(at, remote="origin").findings
+    fresh = server.cloned(tmp_path / "fresh")
+    assert content(fresh.state) == state_of(4, tmp_path)
+    checkout.checkout(fresh, "@3")
+    assert not (fresh.state / "optimizer.pt").exists()
+    with pytest.raises(ObjectMissing, match="gave up"):
+        checkout.checkout(fresh, "@2")
+    # `mvc gc --restore` brings the trash back here, and a push makes the server whole again
+    gc.restore(at)
+    push.push(at, all_states=True)
+    assert server.held.all().keys() >= before
+    assert server.whole() >= 5  # and the records of what went
 
 
 def test_another_clone_knows_what_is_gone(shared: Layout, tmp_path: Path) -> None:
