@@ -10,17 +10,22 @@ from mvc.types import Commit, Finding
 
 State = Literal["whole", "thin", "absent"]
 """What is kept of a commit's state: all of it; the adapter without the moments; nothing."""
+LEAST: list[State] = ["absent", "thin", "whole"]
 Part = Literal["adapter", "moments", "data", "small"]
 """Where a stored file belongs: `small` are configuration, tokenizer and lists of files."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptCommit:
-    """A commit whose state stays, `whole` or `thin`, and the reasons for it, in words."""
+    """A commit whose state stays, `whole` or `thin`, and the reasons for it, in words.
+
+    `here` is what there is of it on this machine, which may be less.
+    """
 
     commit: Commit
     state: State
     reasons: tuple[str, ...]
+    here: State
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,9 @@ class GcPlan:
 
     `policy` tells whether there is any rule; without one nothing goes. `num_objects` and
     `num_bytes` go from here into the trash, `num_stray_bytes` of them named by no commit.
-    `expired` are trashes that are older than [keep] trash, `num_expired_bytes` their bytes.
+    `num_back` objects of `num_back_bytes` come back from the trash, because a commit that is kept
+    by now needs them. `expired` are trashes that are older than [keep] trash, `num_expired_bytes`
+    their bytes.
     """
 
     policy: bool
@@ -67,6 +74,8 @@ class GcPlan:
     expired: tuple[str, ...]
     num_expired_bytes: int
     findings: tuple[Finding, ...]
+    num_back: int = 0
+    num_back_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +108,13 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A revision that no policy touches: the tag `pin/...` at `commit`."""
+    """A revision that no policy touches: the tag `pin/...` at `commit`; `here` is what there is
+    of its state."""
 
     name: str
     commit: Commit
     message: str
+    here: State = "whole"
 
 
 @dataclass(frozen=True, slots=True)

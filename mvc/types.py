@@ -347,15 +347,15 @@ class RunInfo:
 class Status:
     """Where the repo stands.
 
-    `state` compares current_model/ with HEAD: `clean`, `modified`, `missing`, or `partial` where
-    only files are missing that were not fetched either. `unpushed` is None
-    without a remote, else the number of commits that the remote's branch lacks.
+    `state` compares current_model/ with HEAD: `clean`, `modified`, `missing`, `partial` where
+    only files are missing that were not fetched either, or `thin` where `mvc gc` gave those up.
+    `unpushed` is None without a remote, else the number of commits that the remote's branch lacks.
     """
 
     root: Path
     branch: str | None
     head: Commit
-    state: Literal["clean", "modified", "missing", "partial"]
+    state: Literal["clean", "modified", "missing", "partial", "thin"]
     changed_files: tuple[str, ...]
     run: RunInfo | None
     unpushed: int | None
@@ -378,8 +378,9 @@ class Finding:
 class FsckResult:
     """What `mvc fsck` looked at and found.
 
-    `num_absent` objects are on a remote only; of `num_excused` commits the remote that was asked
-    says that `mvc gc` gave up their state there, so that it was not missed.
+    `num_absent` objects are on a remote only, `mvc gc` let go of `num_given_up`; of `num_excused`
+    commits the remote that was asked says that `mvc gc` gave up their state there, so that it was
+    not missed.
     """
 
     num_commits: int
@@ -387,5 +388,6 @@ class FsckResult:
     num_bytes: int
     findings: tuple[Finding, ...]
     num_absent: int = 0
+    num_given_up: int = 0
     num_repaired: int = 0
     num_excused: int = 0

@@ -39,6 +39,8 @@ def _rules(function: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--unpushed", is_flag=True, help="Let go also of what no remote has.")
 @click.option("--empty-trash", is_flag=True, help="With --apply: delete all trash for good.")
+@click.option("--own-cache", is_flag=True,
+              help="The cache lies outside the repo, and no other repo uses it.")  # fmt: skip
 @click.option("--restore", "back", is_flag=False, flag_value="", metavar="[ID]",
               help="Bring back what the last gc, or trash ID, deleted.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Tell of every kept commit why it is kept.")
@@ -49,6 +51,7 @@ def command(
     remotes: tuple[str, ...],
     unpushed: bool,
     empty_trash: bool,
+    own_cache: bool,
     back: str | None,
     verbose: bool,
     json_: bool,
@@ -88,6 +91,7 @@ def command(
                 settings=_settings(layout, rules),
                 unpushed=unpushed,
                 empty_trash=empty_trash,
+                own_cache=own_cache,
                 progress=display,
             )
     finally:

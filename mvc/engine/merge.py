@@ -7,6 +7,7 @@ load without PEFT.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,15 @@ def merge(settings: Settings, root: Path, folder: Path, target: Path, allowed: s
         session.tokenizer(settings, folder).save_pretrained(target)
     for name, _ in base.code.files:
         shutil.copyfile(base.code.folder / name, target / name)
+    readable = 0o666 & ~_umask()
+    for path in target.rglob("*.safetensors"):
+        path.chmod(readable)  # safetensors writes them for their owner alone
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _untie(model: PreTrainedModel) -> bool:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from mvc.errors import MvcError, StoreError
 from mvc.keeping import GcResult
-from mvc.ops.gc import WAIT_S, Work, look_at_tips, refresh
+from mvc.ops import trashed
+from mvc.ops.gc import WAIT_S, Work, expired_trash, look_at_tips
+from mvc.ops.trashed import refresh
 from mvc.settings import Settings
 from mvc.store import collected, history, manifest, oplog, refs, transfer, trash
 from mvc.store.layout import Layout
@@ -53,7 +55,8 @@ def collect(
             for remote in work.leaving:
                 progress.stage(f"Deleting on {remote}")
                 _there(at, work, remote, left.setdefault(remote, set()))
-            progress.stage("Moving into the trash")
+            if work.going:
+                progress.stage("Moving into the trash")
             found = _here(at, work, now)
             break
         except _Overtaken:
@@ -64,9 +67,10 @@ def collect(
         if gone:
             _mend(at, remote, gone, work, found, look)
     with Lock(at, _COMMAND, WAIT_S):
-        there = trash.listing(at)
-        old = [t for t in there if now - t.time >= timedelta(days=settings.keep.trash)]
-        trash.empty(at, [each.id for each in (there if empty_trash else old)])
+        old = trash.listing(at) if empty_trash else expired_trash(at, settings, now)
+        if old:  # a pin may have come meanwhile
+            trashed.bring_back(at, settings, now)
+        trash.empty(at, [each.id for each in old])
         still = any(each.id == found for each in trash.listing(at))
     return GcResult(work.plan, applied=True, trash=found if still else None)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from mvc.errors import MvcError, ObjectCorrupt, ObjectMissing
 from mvc.keeping import State
+from mvc.ops.given_up import state_given_up
 from mvc.sharing import Wanted
 from mvc.store import (
     collected,
@@ -42,6 +43,7 @@ class Look:
     what `mvc gc` left of those that it thinned or took; `wanted`
     maps an object's md5 and the SHA-256 vouched for to the first that names it; `here` are md5s
     that a commit needs which no remote has, or which is HEAD; `bad` is what does not hold here.
+    `absent` are on a remote only, `gone` were let go of.
     """
 
     elsewhere: set[str]
@@ -51,6 +53,12 @@ class Look:
     findings: list[Finding] = field(default_factory=list)
     bad: list[Wanted] = field(default_factory=list)
     absent: set[str] = field(default_factory=set)
+
+    gone: set[str] = field(default_factory=set)
+
+    def lack(self, md5: str, commit: str) -> None:
+        """An object of `commit` is not here, and need not be."""
+        (self.gone if commit in self.given_up else self.absent).add(md5)
 
 
 def fsck(
@@ -101,6 +109,7 @@ def fsck(
         result,
         findings=(*result.findings, *there),
         num_absent=len(look.absent),
+        num_given_up=len(look.gone),
         num_repaired=num_repaired,
         num_excused=mend.excused(at, remote) if remote is not None else 0,
     )
@@ -109,6 +118,9 @@ def fsck(
 def _look(at: Layout, progress: Progress) -> tuple[FsckResult, Look]:
     """What is wrong here."""
     look = Look(_elsewhere(at), collected.read(at))
+    _, head = tracked.head(at.root)
+    if head and (left := state_given_up(at, head)):  # by a remote, perhaps, before the clone
+        look.given_up[head] = left
     look.findings += _git(at)
     try:
         commits = history.every(at.root)
@@ -126,14 +138,14 @@ def _look(at: Layout, progress: Progress) -> tuple[FsckResult, Look]:
             progress.stage(f"Checking objects ({number} of {len(look.wanted)})")
         problem = _object(at, wanted)
         if problem == "missing" and wanted.md5 not in look.here:
-            look.absent.add(wanted.md5)
+            look.lack(wanted.md5, wanted.commit)
         elif problem:
             look.bad.append(wanted)
             look.findings.append(Finding(wanted.commit, wanted.path, problem, _MEND))
         else:
             sizes[wanted.md5] = pointers.object_path(cache, wanted.md5).stat().st_size
-    look.findings += _present(at)
-    num_objects = len({md5 for md5, _ in look.wanted} - look.absent)
+    look.findings += _present(at, look)
+    num_objects = len({md5 for md5, _ in look.wanted} - look.absent - look.gone)
     counts = (len(commits), num_objects, sum(sizes.values()))
     return FsckResult(*counts, tuple(look.findings)), look
 
@@ -219,7 +231,7 @@ def _pointer(at: Layout, commit: Commit, name: str, text: bytes, look: Look) -> 
         entries = pointers.entries(at, pointer)
     except MvcError as error:
         if far and isinstance(error, ObjectMissing):
-            look.absent.add(pointer.md5)
+            look.lack(pointer.md5, commit.commit)
             return
         damaged = isinstance(error, ObjectMissing | ObjectCorrupt)
         if damaged and pointer.md5.endswith(".dir"):
@@ -265,7 +277,7 @@ def _vouched(commit: Commit, pointer: Pointer, paths: set[str]) -> Iterator[Find
         yield Finding(commit.commit, f"{pointer.path}/{path}", text, hint)
 
 
-def _present(at: Layout) -> Iterator[Finding]:
+def _present(at: Layout, look: Look) -> Iterator[Finding]:
     from mvc.ops.revision import state_at
 
     _, head = tracked.head(at.root)
@@ -273,7 +285,10 @@ def _present(at: Layout) -> Iterator[Finding]:
         return
     hint = f"`mvc checkout {head[:10]}` brings it back; move your own changes away first"
     try:
+        thin = head in look.given_up
         for path in objects.changed(at, state_at(at, head)):
+            if thin and part(layout.STATE, path) == "moments" and not (at.state / path).exists():
+                continue
             yield Finding(head, f"{layout.STATE}/{path}", "differs from HEAD's state", hint)
     except MvcError as error:
         yield Finding(head, layout.STATE, error.message, error.hint)

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from mvc.errors import ObjectMissing, RepoError
-from mvc.keeping import GcPlan, GcResult, GcRow, KeptCommit, RemoteShare, Restored, State
-from mvc.ops import keep
+from mvc.errors import MissingExtra, ObjectMissing, RemoteError, RepoError
+from mvc.keeping import (
+    LEAST,
+    GcPlan,
+    GcResult,
+    GcRow,
+    KeptCommit,
+    RemoteShare,
+    Restored,
+    State,
+    Trash,
+)
+from mvc.ops import keep, trashed
 from mvc.ops.fetch import shared
 from mvc.settings import Settings
 from mvc.sharing import Wanted
-from mvc.store import collected, config, pointers, refs, transfer, trash, workspace
+from mvc.store import collected, config, oplog, pointers, refs, transfer, trash, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
+from mvc.store.remotes import listing
 from mvc.store.survey import Survey, ref_commits, survey
 from mvc.types import SILENT, Progress
 
@@ -55,6 +66,7 @@ def gc(
     settings: Settings | None = None,
     unpushed: bool = False,
     empty_trash: bool = False,
+    own_cache: bool = False,
     now: datetime | None = None,
     progress: Progress = SILENT,
 ) -> GcResult:
@@ -67,6 +79,7 @@ def gc(
         settings: The rules; by default mvc.toml's.
         unpushed: What no remote has is under the rules as well.
         empty_trash: With `apply`: delete every trash for good, not only the expired ones.
+        own_cache: No other repo uses the cache, although it lies outside this one.
         now: The present.
         progress: Hears of the phases.
 
@@ -74,25 +87,35 @@ def gc(
         ConfigError: a rule is no rule.
         RemoteError: a remote is not there, or refuses.
         LockHeld: another process holds the repo for longer than a minute.
+        RepoError: the cache lies outside the repo, so that others may use it.
         StoreError: git cannot read the history.
     """
     from mvc.ops import collect
 
     settings = settings or config.load(at)
     now = now or datetime.now(config.zone(settings))
+    _tell_detached(at, progress)
+    back = (0, 0)
     if apply:
+        if not own_cache and not pointers.cache_folder(at).is_relative_to(at.root):
+            raise RepoError(
+                "the cache lies outside this repo: another repo that uses it would lose its states",
+                "add --own-cache if none does; `dvc cache dir` tells where it is",
+            )
         with Lock(at, "mvc gc --apply", WAIT_S):
-            if done := workspace.recover(at):
-                progress.note(done)
+            if told := workspace.recover(at):
+                progress.note(told)
+            back = trashed.bring_back(at, settings, now)
     asked = [shared(at, name).name for name in dict.fromkeys(remotes)]
 
     def look() -> Work:
-        return plan(at, asked, settings, now, unpushed=unpushed, progress=progress)
+        return plan(at, asked, settings, now, unpushed=unpushed, sure=apply, progress=progress)
 
     try:
         if not apply:
             return GcResult(look().plan, applied=False)
-        return collect.collect(at, look, settings, now, empty_trash=empty_trash, progress=progress)
+        done = collect.collect(at, look, settings, now, empty_trash=empty_trash, progress=progress)
+        return replace(done, plan=replace(done.plan, num_back=back[0], num_back_bytes=back[1]))
     finally:
         progress.stop()
 
@@ -105,8 +128,13 @@ def plan(
     *,
     unpushed: bool,
     progress: Progress,
+    sure: bool = False,
 ) -> Work:
-    """What would go, from here and from `remotes`."""
+    """What would go, from here and from `remotes`.
+
+    With `sure` the remotes are asked whether they have what their refs promise: a plain `git push`
+    brings commits without their objects.
+    """
     for name in remotes:
         progress.stage(f"Asking {name}")
         with Lock(at, "mvc gc", WAIT_S):
@@ -119,13 +147,16 @@ def plan(
     }
     num_lists = sum(_lists(at, name, commits, found) for name, commits in theirs.items())
     found = survey(at) if num_lists else found
-    held = keep.keeping(at, found, settings, now, unpushed=unpushed)
+    held = keep.keeping(at, found, settings, now, unpushed=unpushed, asked=remotes)
     policy = keep.any_rule(settings)
-    needed = set(found.others)
-    for commit, folders in found.folders.items():
-        state = held.state.get(commit, "absent") if policy else "whole"
-        needed.update(md5 for folder in folders for md5 in folder.objects(state))
     named = {md5 for fs in found.folders.values() for f in fs for md5 in f.objects("whole")}
+    needed = _needed(found, held, policy)
+    if sure and policy and not unpushed and not remotes:
+        lost = _on_none(at, (found.here.keys() & named) - needed, progress)
+        for commit, folders in found.folders.items():
+            if any(md5 in lost for folder in folders for md5 in folder.objects("whole")):
+                held.keep(commit, "whole", "not pushed")
+        needed = _needed(found, held, policy) if lost else needed
     strays = found.here.keys() - needed - named
     doubtful = found.doubtful or not pointers.cache_folder(at).is_relative_to(at.root)
     free = (found.here.keys() - needed) - (strays if doubtful else set()) if policy else set()
@@ -135,12 +166,15 @@ def plan(
     for name, commits in theirs.items():
         share, leaving[name], records[name] = _share(at, name, commits, found, held, needed, policy)
         shares.append(share)
-    expired = [t for t in trash.listing(at) if now - t.time >= timedelta(days=settings.keep.trash)]
+    back = trashed.needed(at, settings, now, found)
+    expired = expired_trash(at, settings, now)
     told = GcPlan(
         policy=policy,
         rows=rows,
         kept=tuple(
-            KeptCommit(commit, held.state[sha], tuple(held.reasons[sha]))
+            KeptCommit(
+                commit, held.state[sha], tuple(held.reasons[sha]), found.state(sha, found.here)
+            )
             for sha, commit in found.commits.items()
             if sha in held.state
         ),
@@ -151,8 +185,44 @@ def plan(
         expired=tuple(each.id for each in expired),
         num_expired_bytes=sum(each.num_bytes for each in expired),
         findings=tuple(found.findings),
+        num_back=len(back),
     )
     return Work(told, found, going, leaving, record, records, tips, frozenset(needed))
+
+
+def _needed(found: Survey, held: keep.Keeping, policy: bool) -> set[str]:
+    """The objects that stay here."""
+    needed = set(found.others)
+    for commit, folders in found.folders.items():
+        state = held.state.get(commit, "absent") if policy else "whole"
+        needed.update(md5 for folder in folders for md5 in folder.objects(state))
+    return needed
+
+
+def _on_none(at: Layout, md5s: set[str], progress: Progress) -> set[str]:
+    """Those of these objects that no remote has; of one that cannot be asked nothing is known."""
+    left = set(md5s)
+    shares = [each for each in listing(at) if each.data_url and each.git_url]
+    for each in shares if left else ():
+        progress.stage(f"Asking {each.name}")
+        try:
+            left -= transfer.sizes(at, each.name, left).keys()
+        except (RemoteError, MissingExtra) as error:
+            progress.note(f"{error.message}: what only {each.name} may have is kept here")
+    return left if shares else set()
+
+
+def expired_trash(at: Layout, settings: Settings, now: datetime) -> list[Trash]:
+    """The trashes whose time is over; none without a policy, for then nothing is ever deleted."""
+    age = timedelta(days=settings.keep.trash)
+    found = trash.listing(at) if keep.any_rule(settings) else []
+    return [each for each in found if now - each.time >= age]
+
+
+def _tell_detached(at: Layout, progress: Progress) -> None:
+    branch, _ = workspace.head(at.root)
+    if branch is None:
+        progress.note("HEAD is on no branch: the rules are those of the mvc.toml checked out here")
 
 
 def look_at_tips(at: Layout) -> dict[str, str]:
@@ -173,11 +243,17 @@ def _rows(
     rows, record, counted = [], dict[str, State](), set[str]()
     for sha, folders in found.folders.items():
         objects = {md5 for folder in folders for md5 in folder.objects("whole")}
-        if not objects & free and sha not in known:
-            continue
         before, after = found.state(sha, found.here), found.state(sha, left)
-        if after != "whole" and (before != after or sha in known):
-            record[sha] = after
+        # Only what gc takes is given up: an object that is missing besides is damage, and stays so.
+        if not objects & free:
+            if sha in known and before != "whole":
+                record[sha] = max(known[sha], before, key=LEAST.index)
+            continue
+        given_up = found.state(sha, objects - free)
+        if sha in known and before != "whole":
+            given_up = min(given_up, known[sha], key=LEAST.index)
+        if given_up != "whole":
+            record[sha] = given_up
         if before != after:
             mine = (objects & free) - counted
             counted |= mine
@@ -239,7 +315,9 @@ def _share(
     return share, _lists_last(set(there)), known | changed
 
 
-def restore(at: Layout, trash_id: str | None = None, *, progress: Progress = SILENT) -> Restored:
+def restore(
+    at: Layout, trash_id: str | None = None, *, progress: Progress = SILENT, **extra: str
+) -> Restored:
     """Bring back what a gc put into the trash, the newest by default.
 
     Raises:
@@ -253,15 +331,6 @@ def restore(at: Layout, trash_id: str | None = None, *, progress: Progress = SIL
             raise RepoError("the trash is empty", "`mvc gc` shows what it would put there")
         chosen = trash_id or there[-1].id
         num_objects, num_bytes = trash.put_back(at, chosen)
-        refresh(at)
+        trashed.refresh(at)
+        oplog.note(at, restored=chosen, **extra)
     return Restored(chosen, num_objects, num_bytes)
-
-
-def refresh(at: Layout) -> None:
-    """Let `collected` say only what is so: what came back is no longer missing."""
-    known = collected.read(at)
-    if not known:
-        return
-    found = survey(at)
-    states = {sha: found.state(sha, found.here) for sha in known if sha in found.folders}
-    collected.write(at, {sha: state for sha, state in states.items() if state != "whole"})

@@ -8,16 +8,16 @@ nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
 from mvc.keeping import State
 from mvc.settings import KeepRules, Settings
-from mvc.store import config, oplog, remotes, retention
+from mvc.store import collected, config, oplog, refs, remotes, retention
 from mvc.store.layout import SNAPSHOT_PREFIX, STATE, Layout
-from mvc.store.survey import Folder, Survey, elsewhere
+from mvc.store.survey import Folder, Survey
 from mvc.types import Commit
 
 PIN_PREFIX = "pin/"
@@ -47,7 +47,13 @@ def any_rule(settings: Settings) -> bool:
 
 
 def keeping(
-    at: Layout, survey: Survey, settings: Settings, now: datetime, *, unpushed: bool = False
+    at: Layout,
+    survey: Survey,
+    settings: Settings,
+    now: datetime,
+    *,
+    unpushed: bool = False,
+    asked: Sequence[str] = (),
 ) -> Keeping:
     """What the rules and what stands above them keep.
 
@@ -57,6 +63,7 @@ def keeping(
         settings: mvc.toml, perhaps with the rules of the command line.
         now: The present.
         unpushed: What no remote has is under the rules as well.
+        asked: Remotes from which it goes by name: what they gave up may go here too.
 
     Raises:
         ConfigError: a rule is no rule.
@@ -73,7 +80,7 @@ def keeping(
     for commit in _beside(survey):
         found.keep(commit, "whole", "beside a damaged commit")
     if not unpushed and any(each.data_url and each.git_url for each in remotes.listing(at)):
-        there = elsewhere(at)
+        there = _on_remotes(at, asked)
         for commit in survey.folders:
             if commit not in there:
                 found.keep(commit, "whole", "not pushed")
@@ -88,6 +95,16 @@ def keeping(
                 for reason in reasons:
                     found.keep(commit, state, reason if state == "whole" else f"thin {reason}")
     found.state = {c: state for c, state in found.state.items() if c in survey.folders}
+    return found
+
+
+def _on_remotes(at: Layout, asked: Sequence[str]) -> set[str]:
+    """The commits that some remote has, as last seen, and did not give up."""
+    found: set[str] = set()
+    for each in remotes.listing(at):
+        if each.data_url and each.git_url:
+            gone = set() if each.name in asked else collected.read(at, each.name).keys()
+            found |= set(refs.reached(at.root, each.name)) - gone
     return found
 
 

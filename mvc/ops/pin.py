@@ -7,10 +7,13 @@ carries it; a `mvc gc --remote` sees the remote's tags, and leaves what they nam
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from datetime import datetime
 
 from mvc.errors import RepoError
 from mvc.keeping import Pin
+from mvc.ops import trashed
+from mvc.ops.given_up import left_of
 from mvc.ops.keep import PIN_PREFIX
 from mvc.ops.revision import resolve
 from mvc.store import config, git, history, workspace
@@ -27,9 +30,9 @@ def pin(at: Layout, rev: str, message: str | None = None, *, now: datetime | Non
     with Lock(at, f"mvc pin {shlex.quote(rev)}", 60):
         workspace.recover(at)
         commit = resolve(at, rev, now).commit
+        when = now or datetime.now(config.zone(config.load(at)))
         if found := _of(at, commit):
             return found
-        when = now or datetime.now(config.zone(config.load(at)))
         stamp = {"GIT_COMMITTER_DATE": f"{int(when.timestamp())} {when:%z}"}
         name = f"{PIN_PREFIX}{commit[:10]}"
         text = message or f"Pin of {rev}"
@@ -42,7 +45,8 @@ def pin(at: Layout, rev: str, message: str | None = None, *, now: datetime | Non
             )
         made = _of(at, commit)
         assert made is not None
-        return made
+        trashed.of_commit(at, commit)  # a gc may have taken it before
+        return replace(made, here=left_of(at, commit))
 
 
 def unpin(at: Layout, rev: str, *, now: datetime | None = None) -> Pin:

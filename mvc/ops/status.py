@@ -51,7 +51,7 @@ def status(at: Layout) -> Status:
 
 def _state(
     at: Layout, commit: str
-) -> tuple[Literal["clean", "modified", "missing", "partial"], tuple[str, ...]]:
+) -> tuple[Literal["clean", "modified", "missing", "partial", "thin"], tuple[str, ...]]:
     pointer = state_at(at, commit)
     if not at.state.is_dir():
         return "missing", ()
@@ -62,7 +62,9 @@ def _state(
     changed = objects.changed(at, pointer)
     never_came = set(changed) & set(pointers.missing(at, pointer))
     if changed and never_came == set(changed) and not any((at.state / p).exists() for p in changed):
-        return "partial", changed
+        from mvc.ops import given_up
+
+        return ("thin" if given_up.state_given_up(at, commit) else "partial"), changed
     return ("modified", changed) if changed else ("clean", ())
 
 

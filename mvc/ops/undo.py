@@ -18,6 +18,7 @@ from mvc.store.lock import Lock
 from mvc.types import SILENT, Progress
 
 _HEADS = "refs/heads/"
+_FINAL = {"remote", "restored", "trash"}
 
 
 def undo(at: Layout, name: str | None = None, *, progress: Progress = SILENT) -> UndoResult:
@@ -101,8 +102,11 @@ def _refuse_final(at: Layout, chosen: Operation) -> None:
             f"`mvc rollback REV` and another push take it back for everybody{more}",
         )
     if "restored" in chosen.extra:
+        before = _before(at, chosen)
+        more = f"; `mvc undo {before.id}` takes back what came before it" if before else ""
         raise RepoError(
-            f"{told} brought back what a gc had deleted", "`mvc gc --apply` deletes it again"
+            f"{told} brought back what a gc had deleted",
+            f"`mvc gc --apply` deletes it again{more}",
         )
     if chosen.commit[0] is None:
         raise RepoError(
@@ -115,7 +119,7 @@ def _before(at: Layout, chosen: Operation) -> Operation | None:
     """The operation before this one."""
     found = oplog.entries(at)
     next((each for each in found if each.id == chosen.id), None)
-    return next((each for each in found if "remote" not in each.extra), None)
+    return next((each for each in found if not each.extra.keys() & _FINAL), None)
 
 
 def _goal(at: Layout, chosen: Operation) -> tuple[dict[str, Move], str, str]:
@@ -191,9 +195,8 @@ def _restore(
     """Take back a gc."""
     from mvc.ops import gc
 
-    found = gc.restore(at, trash, progress=progress)
+    found = gc.restore(at, trash, progress=progress, undoes=chosen.id, command=command)
     with Lock(at, command, gc.WAIT_S):
-        oplog.note(at, undoes=chosen.id, restored=trash)
         return UndoResult(
             undone=chosen,
             made=_made(at, chosen),

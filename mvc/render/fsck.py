@@ -36,6 +36,9 @@ def fsck(result: FsckResult) -> Iterator[Text]:
             f"  {absent} of older commits not here; a checkout brings what it needs from the remote"
         )
         yield Text(text, "dim")
+    if result.num_given_up:
+        gone = fmt.count(result.num_given_up, "object")
+        yield Text(f"  {gone} not here: `mvc gc` let go of them", "dim")
     if result.num_excused:
         excused = fmt.count(result.num_excused, "commit")
         text = f"  {excused} there: not missed, for the remote's record says that `mvc gc` took it"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from mvc.keeping import GcPlan, GcResult, GcRow, RemoteShare, Restored
+from mvc.keeping import LEAST, GcPlan, GcResult, GcRow, RemoteShare, Restored
 from mvc.render import format as fmt
 from mvc.render.log import label, subject
 
@@ -71,7 +71,10 @@ def _kept(plan: GcPlan, verbose: bool) -> Iterator[Text]:
         counted = Counter(kind for each in kept for kind in dict.fromkeys(map(_kind, each.reasons)))
         why = ", ".join(f"{kind} {number:,}" for kind, number in counted.most_common())
         what = "whole" if state == "whole" else "with the adapter alone"
-        yield Text.assemble(f"Kept {what}: {fmt.count(len(kept), 'commit')}", (f"  {why}", "dim"))
+        less = sum(LEAST.index(each.here) < LEAST.index(each.state) for each in kept)
+        lacks = f", {less:,} of them with less than that on this machine" if less else ""
+        count = f"{fmt.count(len(kept), 'commit')}{lacks}"
+        yield Text.assemble(f"Kept {what}: {count}", (f"  {why}", "dim"))
 
 
 def _kind(reason: str) -> str:
@@ -109,10 +112,19 @@ def _trash(result: GcResult) -> Iterator[Text]:
             "`mvc gc --apply --empty-trash` frees the disk now",
             "dim",
         )
+    if plan.num_back:
+        count = fmt.count(plan.num_back, "object")
+        came = f"Brought back {count}" if result.applied else f"Would bring back {count}"
+        yield Text(f"{came} from the trash, which a commit that is kept needs")
     if plan.expired:
         verb = "Emptied" if result.applied else "Would empty"
         count = fmt.count(len(plan.expired), "old trash", "old trashes")
         yield Text(f"{verb} {count}, {fmt.size(plan.num_expired_bytes)}")
-    going = plan.num_objects or plan.expired or any(each.num_objects for each in plan.remotes)
+    going = (
+        plan.num_objects
+        or plan.num_back
+        or plan.expired
+        or any(each.num_objects for each in plan.remotes)
+    )
     if going and not result.applied:
         yield Text("  nothing was changed: `mvc gc --apply` does it", "dim")

@@ -15,6 +15,9 @@ def pin(found: Pin, *, removed: bool) -> Iterator[Text]:
     """One that was set or removed."""
     verb, style = ("Unpinned ", "bold yellow") if removed else ("Pinned ", "bold green")
     yield Text.assemble((verb, style), label(found.commit), f"  {_what(found)}")
+    if not removed and found.here != "whole":
+        what = "only its adapter is" if found.here == "thin" else "its state is not"
+        yield Text(f"  {what} on this machine; what is here or comes, stays", "yellow")
     if not removed:
         yield Text(f"  tag {fmt.plain(found.name)}: `mvc gc` never touches its state", "dim")
 

@@ -16,6 +16,7 @@ _STATE = {
     "clean": ("matches HEAD", "green"),
     "modified": ("differs from HEAD", "red"),
     "missing": ("is not there", "red"),
+    "thin": ("has the adapter alone; `mvc gc` gave up its moments", "yellow"),
     "partial": ("has what inference needs; the rest was not fetched", "yellow"),
 }
 
@@ -37,7 +38,7 @@ def status(value: Status, *, now: datetime) -> Iterator[Text]:
         last = f"{fmt.plain(head.data.name)}, loss {fmt.loss(head.loss.first)} → "
         lines.append(("last batch", last + fmt.loss(head.loss.last)))
     lines.append(("state", Text.assemble("current_model/ ", _STATE[value.state])))
-    if value.state != "partial":
+    if value.state not in ("partial", "thin"):
         lines += [("", fmt.plain(path)) for path in value.changed_files]
     if value.run is not None:
         lines.append(("in progress", _run(value.run)))
@@ -61,6 +62,8 @@ def _run(run: RunInfo) -> Text:
 def _hints(value: Status) -> Iterator[str]:
     if value.state == "partial":
         yield "run `mvc pull` to bring the rest, which training needs"
+    elif value.state == "thin":
+        yield "to train on, `mvc checkout` what `mvc log` shows whole, or `mvc gc --restore`"
     elif value.state != "clean":
         yield "run `mvc checkout HEAD` to put HEAD's state back"
     if value.run is not None and not value.run.live:

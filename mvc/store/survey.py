@@ -87,10 +87,10 @@ class Survey:
     doubtful: bool = False
 
     def state(self, commit: str, here: Iterable[str]) -> State:
-        """What is left of a commit's state where only these objects are."""
-        files = [each for each in self.folders[commit] if each.name == STATE]
+        """What is left of a commit's state and data where only these objects are."""
+        files = self.folders[commit]
         whole = [md5 for each in files for md5 in each.objects("whole")]
-        if not all(each.files is not None for each in files) or not files:
+        if any(each.files is None for each in files) or all(f.name != STATE for f in files):
             return "absent"
         there = here if isinstance(here, dict | set) else set(here)
         if all(md5 in there for md5 in whole):
@@ -109,7 +109,9 @@ def survey(layout: Layout) -> Survey:
     cache = pointers.cache_folder(layout)
     found = Survey({}, named, objects_in(cache))
     told = history.reachable(layout.root, ["--all", *(["HEAD"] if "HEAD" in named else [])])
-    explained = collected.read(layout).keys() | elsewhere(layout)
+    # A thinned commit has its lists still: one that is missing is damage.
+    gone = {commit for commit, state in collected.read(layout).items() if state == "absent"}
+    explained = gone | elsewhere(layout)
     read: dict[str, tuple[tuple[str, str], ...]] = {}
     for at in range(0, len(told), _CHUNK):
         for commit, texts in _texts(layout, told[at : at + _CHUNK], found):

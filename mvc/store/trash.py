@@ -78,6 +78,27 @@ def put_back(layout: Layout, trash: str) -> tuple[int, int]:
     return len(found), sum(found.values())
 
 
+def bring_back(layout: Layout, md5s: Iterable[str]) -> int:
+    """Move these objects, from whichever trash has them, back into the cache.
+
+    Returns:
+        Their bytes.
+    """
+    cache, wanted, num_bytes = cache_folder(layout), set(md5s), 0
+    for each in listing(layout):
+        there = objects(layout, each.id)
+        for md5 in sorted(wanted & there.keys(), key=lambda md5: md5.endswith(".dir")):
+            _move(object_path(_objects(layout, each.id), md5), object_path(cache, md5))
+            num_bytes += there[md5]
+            wanted.remove(md5)
+    return num_bytes
+
+
+def folder_of(layout: Layout, trash: str) -> Path:
+    """Where a trash keeps its objects, laid out as a cache."""
+    return _objects(layout, trash)
+
+
 def listing(layout: Layout) -> list[Trash]:
     """What can be brought back, oldest first."""
     found = []

@@ -70,7 +70,7 @@ def test_what_went_is_marked_and_what_stayed_is_whole(
     result = collect(at, LAST_TWO, thin={"last": 4})
     assert states(at) == {5: "whole", 4: "whole", 3: "thin", 2: "thin", 1: "absent", 0: "absent"}
     assert not fsck.fsck(at).findings
-    assert fsck.fsck(at).num_absent > 0
+    assert fsck.fsck(at).num_given_up > 0
     assert_whole(at, 5, tmp_path)
     assert_whole(at, 4, tmp_path)
     again = collect(at, LAST_TWO, thin={"last": 4})
@@ -111,7 +111,7 @@ def test_checkout_of_a_thinned_commit_gives_the_adapter_and_says_so(
     expected = state_of(2, tmp_path)
     moments = {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
     assert content(at.state) == {k: v for k, v in expected.items() if k not in moments}
-    assert status.status(at).state == "partial"
+    assert status.status(at).state == "thin"
     assert "moments are gone" in heard[-1] and commits_of_main(at)[1][:10] in heard[-1]
     checkout.checkout(at, "main")
     assert content(at.state) == state_of(4, tmp_path)
