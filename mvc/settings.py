@@ -49,11 +49,15 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class BaseSettings(Table, frozen=True):
-    """[base]: the frozen model. `digest` is written by `mvc init` and checked at every load."""
+    """[base]: the frozen model. `digest` is written by `mvc init` and checked at every load.
+
+    With `quantization = "nf4"` it is held in 4 bits (QLoRA) while training.
+    """
 
     model: str
     revision: str = ""
     digest: str = ""
+    quantization: Literal["", "nf4"] = ""
 
 
 class LoraSettings(Table, frozen=True):
@@ -148,6 +152,19 @@ class GateSettings(Table, frozen=True):
     bound: NonNegative = 0.1
 
 
+class LaunchSettings(Table, frozen=True):
+    """[launch]: the processes that `mvc train` trains a batch with.
+
+    `nproc` on each of `nnodes` machines, which meet at `rdzv_endpoint` (HOST:PORT of machine 0,
+    where the repo is). `fsdp` is an accelerate config file, from the repo's folder on; empty: DDP.
+    """
+
+    nproc: Positive = 1
+    nnodes: Positive = 1
+    rdzv_endpoint: str = ""
+    fsdp: str = ""
+
+
 class KeepRules(Table, frozen=True):
     """Retention in restic's terms: the newest commit of each of so many hours, days...
 
@@ -190,5 +207,6 @@ class Settings(Table, frozen=True):
     snapshot: SnapshotSettings = SnapshotSettings()
     watch: WatchSettings = WatchSettings()
     gate: GateSettings = GateSettings()
+    launch: LaunchSettings = LaunchSettings()
     keep: KeepSettings = KeepSettings()
     thin: ThinSettings = ThinSettings()

@@ -16,7 +16,16 @@ from mvc.cli.context import as_json, here, write
 @click.option("--again", is_flag=True, help="Train a file that this line already has once more.")
 @click.option("-m", "--message", help="Words of yours for the commit.")
 @click.option(
-    "--nproc", default=1, show_default=True, type=click.IntRange(min=1), help="Training processes."
+    "--nproc",
+    type=click.IntRange(min=1),
+    help="Training processes on this machine alone; by default as [launch] in mvc.toml says.",
+)
+@click.option(
+    "--node-rank",
+    default=0,
+    type=click.IntRange(min=0),
+    envvar="MVC_NODE_RANK",
+    help="Which machine of [launch] this is; 0 has the repo.  [env: MVC_NODE_RANK]",
 )
 @click.option("--restart", is_flag=True, help="Begin an interrupted batch anew.")
 @click.option("--dry-run", is_flag=True, help="Report rows, tokens and steps; change nothing.")
@@ -31,7 +40,8 @@ def command(
     files: tuple[Path, ...],
     again: bool,
     message: str | None,
-    nproc: int,
+    nproc: int | None,
+    node_rank: int,
     restart: bool,
     dry_run: bool,
     dump: Path | None,
@@ -56,10 +66,10 @@ def command(
     if dry_run:
         _plan(files, nproc, dump, json_)
     else:
-        _train(files, again, message, nproc, restart, json_)
+        _train(files, again, message, nproc, node_rank, restart, json_)
 
 
-def _plan(files: tuple[Path, ...], nproc: int, dump: Path | None, json_: bool) -> None:
+def _plan(files: tuple[Path, ...], nproc: int | None, dump: Path | None, json_: bool) -> None:
     from mvc.ops import train
     from mvc.render.progress import progress
 
@@ -84,7 +94,8 @@ def _train(
     files: tuple[Path, ...],
     again: bool,
     message: str | None,
-    nproc: int,
+    nproc: int | None,
+    node_rank: int,
     restart: bool,
     json_: bool,
 ) -> None:
@@ -94,6 +105,10 @@ def _train(
     from mvc.render import result as told
     from mvc.render.progress import progress
 
+    if train.follows():  # a launcher's other ranks have no repo, and nothing to say
+        with graceful() as should_stop:
+            train.follow(Path.cwd(), should_stop)
+        return
     layout = here()
     display = progress()
     done = []
@@ -105,6 +120,7 @@ def _train(
                 again=again,
                 message=message,
                 nproc=nproc,
+                node_rank=node_rank,
                 restart=restart,
                 progress=display,
                 should_stop=should_stop,

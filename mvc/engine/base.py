@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from mvc.engine import code, digest
 from mvc.engine.code import Code
 from mvc.engine.dequantise import dequantise, whole
+from mvc.engine.quantise import four_bits
 from mvc.engine.quiet import quiet
 from mvc.errors import BaseModelError, DiskFull, MissingExtra
 
@@ -168,33 +169,41 @@ def open_tokenizer(folder: Path, *, trusted: bool = False) -> PreTrainedTokenize
 
 
 def load_model(
-    base: Base, precision: str, device: str | torch.device | None = None, allowed: str = ""
+    base: Base,
+    precision: str,
+    device: str | torch.device | None = None,
+    allowed: str = "",
+    quantization: str = "",
 ) -> PreTrainedModel:
     """The base's weights in the dtype of `precision_dtype`, without a KV cache.
 
     They are moved to `device`, or left on the CPU without one (the Trainer then moves them).
-    `allowed` is as in `code.permit`.
+    `allowed` is as in `code.permit`. With `quantization` ("nf4") they lie in 4 bits where this
+    process trains.
 
     Packed rows keep their documents apart only while `use_cache` is off (the mask is then built
     from `position_ids`; Source: transformers/masking_utils.py, `_preprocess_mask_arguments`).
 
     Raises:
         BaseModelError: transformers cannot read or build it, or its code is not allowed.
+        MissingExtra: `quantization` needs a package that is not installed.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    dtype = getattr(torch, precision_dtype(precision, device))
     trusted = code.permit(base.ref, base.code, allowed)
     folder = weights_folder(base)
     with quiet(), _wrapped(base, "weights"):
         model = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, precision_dtype(precision, device)),
+            dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=any(folder.glob("*.safetensors")),
             weights_only=True,
             trust_remote_code=trusted,
             local_files_only=True,
+            **(four_bits(dtype) if quantization else {}),
         )
         model.config.use_cache = False
         return model if device is None else model.to(device)
@@ -365,7 +374,7 @@ def _wrapped(base: Base, what: str) -> Iterator[None]:
     """Turn whatever transformers raises while it reads foreign files into a BaseModelError."""
     try:
         yield
-    except (BaseModelError, DiskFull, MemoryError):
+    except (BaseModelError, DiskFull, MemoryError, MissingExtra):
         raise
     except Exception as error:
         if _full(error):

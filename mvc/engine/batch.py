@@ -6,6 +6,7 @@ learn (DESIGN.md, Fixed 2). The order of things around it is `train`'s, the step
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -122,7 +123,8 @@ class Batch:
         if self.lifetime_step == 0:
             return
         path = self.source / rng.file_name(self.rank, self.world_size)
-        if self.warm or path.is_file():
+        stored = len(list(self.source.glob("rng_state*.pth")))
+        if self.warm or (path.is_file() and stored == self.world_size):
             if not rng.restore(self.warm.rng if self.warm else state.load_torch(path)):
                 self.warn("the stored random state has none for this GPU; it was seeded anew")
             return
@@ -131,8 +133,8 @@ class Batch:
 
         set_seed((self.train.seed + self.lifetime_step * 1009 + self.rank) % 2**31)
         self.warn(
-            f"random state seeded anew for {self.world_size} processes (the last batch ran with "
-            "another number)"
+            f"random state seeded anew for {self.world_size} processes (the state before has it "
+            f"for {stored})"
         )
 
     def warn(self, text: str) -> None:
@@ -153,6 +155,22 @@ class Batch:
         if found.num_split:
             text = f"{found.num_split} of {found.num_records} records were split at {size} tokens"
             self.progress.note(f"{text} (none is lost)")
+
+    def check_ranks(self) -> None:
+        """Refuse ranks that would not train the same: other versions, rows or recovery points.
+
+        Raises:
+            EngineError: on every rank.
+        """
+        if self.world_size == 1:
+            return
+        dtype = bases.precision_dtype(self.train.precision)
+        here = environment.describe(dtype, self.world_size)
+        rows = msgspec.json.encode((self.rows.input_ids, self.rows.labels, self.order))
+        ranks.check_same(
+            {name: here[name] for name in (*environment.PACKAGES, "mvc", "dtype")}
+            | {"rows": hashlib.md5(rows, usedforsecurity=False).hexdigest(), "step": self.done}
+        )
 
     def record(self, trainer: BatchTrainer, logs: dict[str, float]) -> None:
         """One optimizer step is done: check it, log it, and write a checkpoint if one is due."""
@@ -219,8 +237,12 @@ class Batch:
         return True
 
     def write(self, trainer: BatchTrainer) -> None:
-        """Write a checkpoint of this step; every rank its random state, rank 0 the rest."""
-        self._write(live.take(trainer) if self.rank == 0 else None, rng.capture(self.world_size))
+        """Write a checkpoint of this step, with the random state of every rank."""
+        self._write(self._taken(trainer), rng.capture(self.world_size))
+
+    def _taken(self, trainer: BatchTrainer) -> live.LiveState | None:
+        """The state where this rank has to do with it: under FSDP each holds a part of it."""
+        return live.take(trainer) if self.rank == 0 or self.job.fsdp else None
 
     def write_held(self) -> None:
         """Write the state that was held in memory, as the checkpoint of the last step.
@@ -235,13 +257,13 @@ class Batch:
         self.held = None
 
     def _write(self, taken: live.LiveState | None, random_state: dict[str, Any]) -> None:
-        folder = self.checkpoints / f"tmp-checkpoint-{self.done}"
-        if self.rank == 0:
-            checkpoint.begin(self.checkpoints, self.done)
-        ranks.barrier()
-        name = rng.file_name(self.rank, self.world_size)
-        digests = ranks.gather(state.write_torch(folder, name, random_state))
-        if taken is not None:
+        random_states = ranks.gather(random_state)  # the others may be on other machines
+        if self.rank == 0 and taken is not None:
+            folder = checkpoint.begin(self.checkpoints, self.done)
+            digests = [
+                state.write_torch(folder, rng.file_name(rank, self.world_size), each)
+                for rank, each in enumerate(random_states)
+            ]
             digests += taken.write(folder)
             size = self.train.micro_batch_size
             digests.append(state.write_trainer_state(folder, self.curve, self.num_steps, size))
@@ -285,7 +307,7 @@ class Batch:
         taken = live.take(trainer)
         if not self.hold:
             taken.check_finite(self.job.data_name)
-            self._write(taken if self.rank == 0 else None, rng.capture(self.world_size))
+            self._write(taken, rng.capture(self.world_size))
             return
         if self.settle is not None:  # one state in flight: the parent's goes to disk first
             self._settled(wait=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 from mvc.version import VERSION
 
-_PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
+"""What may change the bits, besides mvc itself."""
 
 
 def describe(dtype: str, world_size: int) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def describe(dtype: str, world_size: int) -> dict[str, Any]:
     return {
         "mvc": VERSION,
         "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
+        **{name: version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvc.engine import state
+from mvc.engine import fsdp, state
 from mvc.errors import TrainingFailed
 from mvc.types import FileDigest
 
@@ -82,12 +82,15 @@ class LiveState:
 
 
 def take(trainer: BatchTrainer) -> LiveState:
-    """The state of a Trainer as it stands; its tensors are the Trainer's own."""
+    """The state of a Trainer as it stands; its tensors are the Trainer's own.
+
+    Under FSDP they are gathered whole, by all ranks together.
+    """
     base_ref = trainer.batch.job.settings.base.model
     return LiveState(
-        adapter=state.adapter_tensors(trainer.model),
+        adapter=fsdp.whole(state.adapter_tensors(trainer.model)),
         adapter_config=state.adapter_config(trainer.model, base_ref),
-        optimizer=trainer.optimizer.state_dict(),
+        optimizer=fsdp.whole(trainer.optimizer.state_dict()),
         scheduler=trainer.lr_scheduler.state_dict(),
         parameters=trainer.parameters,
         carried=trainer.batch.carried(),

@@ -117,7 +117,13 @@ class Session:
 
     @contextmanager
     def adapter(
-        self, settings: Settings, folder: Path, *, warm: bool = False, hold: bool = False
+        self,
+        settings: Settings,
+        folder: Path,
+        *,
+        warm: bool = False,
+        hold: bool = False,
+        spread: bool = False,
     ) -> Iterator[PeftModel]:
         """The base with an adapter on it, trainable.
 
@@ -126,6 +132,7 @@ class Session:
             folder: the state whose adapter it is, checked before it is loaded.
             warm: the adapter that the batch before has left here, instead.
             hold: leave this one here, for the batch after.
+            spread: FSDP takes the base to pieces; it is loaded anew for the batch after.
         """
         key = _key(settings)
         kept, self._adapted, self.warm = self._adapted, None, None
@@ -142,14 +149,17 @@ class Session:
         yield model
         if hold:
             self._adapted = (key, model)
-        else:
+        elif not spread:
             self._base = (key, _bare(model))
 
     def _load(self, settings: Settings, folder: Path, key: _Key) -> PeftModel:
         adapter = shape(folder, settings)
         if self._base is None or self._base[0][:3] != key[:3]:
             found, precision = self.base(settings), settings.train.precision
-            self._base = (key, bases.load_model(found, precision, allowed=self.allowed))
+            model = bases.load_model(
+                found, precision, allowed=self.allowed, quantization=settings.base.quantization
+            )
+            self._base = (key, model)
         base, self._base = self._base[1], None
         return put_on(base, adapter, folder)
 
@@ -177,7 +187,7 @@ class Session:
 
 def _key(settings: Settings) -> _Key:
     base, lora = settings.base, msgspec.json.encode(settings.lora)
-    return (base.model, base.digest, settings.train.precision, lora)
+    return (base.model, base.digest, settings.train.precision + base.quantization, lora)
 
 
 def _identity(folder: Path) -> object:
@@ -265,7 +275,12 @@ def create(
 
     session = Session(root, allowed)
     found = session.base(settings)
-    model = bases.load_model(found, settings.train.precision, allowed=allowed)
+    model = bases.load_model(
+        found,
+        settings.train.precision,
+        allowed=allowed,
+        quantization=settings.base.quantization,
+    )
     lora = settings.lora
     config = LoraConfig(
         task_type="CAUSAL_LM",

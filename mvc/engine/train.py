@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -32,6 +33,8 @@ from mvc.errors import DiskFull, EngineError, OutOfMemory
 from mvc.settings import Settings
 from mvc.types import SILENT, Progress, ShouldStop, TrainResult, never_stop
 
+GO_ON = "the same `mvc train` goes on from the last checkpoint; `mvc --debug train` shows more"
+
 
 class Job(msgspec.Struct, frozen=True):
     """Everything that decides one batch's bits, as plain values (a worker reads it from JSON).
@@ -39,8 +42,9 @@ class Job(msgspec.Struct, frozen=True):
     `data` is a private copy of the batch's file or folder, `state` the folder of the state to go
     on from, `run` the folder for checkpoints. `lifetime_step` counts the steps done before this
     batch; at 0 the state has no moments yet. `adapter_md5` is the stored adapter's hash, `nproc`
-    the number of processes, which decides what a step is. `allowed` is as in `Session`. `gate`
-    decides no bits, only whether they are kept.
+    the number of processes on all `nnodes` machines, which decides what a step is. `allowed` is as
+    in `Session`. `gate` decides no bits, only whether they are kept. `fsdp` is accelerate's
+    configuration of it, for bases that one device does not hold.
     """
 
     settings: Settings
@@ -54,17 +58,19 @@ class Job(msgspec.Struct, frozen=True):
     lifetime_step: int
     adapter_md5: str
     nproc: int = 1
+    nnodes: int = 1
     allowed: str = ""
     gate: GateJob | None = None
+    fsdp: dict[str, Any] | None = None
 
     @property
     def key(self) -> str:
         """What a checkpoint of this batch belongs to."""
         how = msgspec.structs.replace(self.settings.train, checkpoint_steps=0)
         shape = msgspec.json.encode((self.settings.base.digest, self.settings.lora, how)).decode()
-        return checkpoint.batch_key(
-            [self.parent, self.data_md5, self.adapter_md5, str(self.nproc), shape]
-        )
+        parts = [self.parent, self.data_md5, self.adapter_md5, str(self.nproc), shape]
+        parts += [msgspec.json.encode(self.fsdp).decode()] if self.fsdp else []
+        return checkpoint.batch_key(parts)
 
 
 def run(
@@ -131,13 +137,16 @@ def steps(
     elif (resumed := checkpoint.newest(batch.checkpoints, job.key)) and batch.can_resume(resumed):
         batch.resume(resumed)
     batch.tell_losses()
+    batch.check_ranks()
     if batch.done < batch.num_steps:
         progress.stage("Loading the model")
         try:
             with (
                 quiet(),
                 _foreign_errors(job),
-                session.adapter(job.settings, batch.source, warm=warm, hold=hold) as model,
+                session.adapter(
+                    job.settings, batch.source, warm=warm, hold=hold, spread=job.fsdp is not None
+                ) as model,
             ):
                 trainer = build(batch, model, collator)
                 if batch.gate:
@@ -179,5 +188,5 @@ def _foreign_errors(job: Job) -> Iterator[None]:
     except RuntimeError as error:
         raise EngineError(
             f"training of {job.data_name} broke off: {error}",
-            "run again with `mvc --debug train ...` to see where",
+            GO_ON if job.nproc > 1 else "run again with `mvc --debug train ...` to see where",
         ) from error

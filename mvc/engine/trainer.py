@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from mvc.engine import base as bases
+from mvc.engine import fsdp as sharding
 from mvc.engine import rng, rows, schedule, state
 from mvc.engine.session import Warm
 from mvc.errors import ConfigError, MissingExtra, TrainingFailed
@@ -46,6 +47,11 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
     """A Trainer that goes on from a state instead of beginning."""
 
     batch: Batch
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Build the accelerator, with FSDP wherever it is asked for."""
+        super().create_accelerator_and_postprocess()
+        sharding.enable(self)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Build the optimizer that mvc.toml names.
@@ -126,8 +132,10 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
             )
 
 
-def arguments(train: TrainSettings, output: Path) -> TrainingArguments:
-    """The Trainer's arguments for [train] of mvc.toml.
+def arguments(
+    train: TrainSettings, output: Path, fsdp: dict[str, Any] | None = None
+) -> TrainingArguments:
+    """The Trainer's arguments for [train] of mvc.toml, with accelerate's configuration of FSDP.
 
     Raises:
         ConfigError: transformers refuses one of them.
@@ -162,6 +170,8 @@ def arguments(train: TrainSettings, output: Path) -> TrainingArguments:
             remove_unused_columns=False,
             use_cpu=not cuda,
             dataloader_pin_memory=cuda,
+            fsdp=bool(fsdp),
+            fsdp_config=dict(fsdp) if fsdp else None,
         )
     except (ValueError, ImportError) as error:
         raise ConfigError(
@@ -207,7 +217,7 @@ def build(batch: Batch, model: PeftModel, collator: Any) -> BatchTrainer:
     """
     trainer = BatchTrainer(
         model=model,
-        args=arguments(batch.train, Path(batch.job.run) / "trainer"),
+        args=arguments(batch.train, Path(batch.job.run) / "trainer", batch.job.fsdp),
         train_dataset=rows.dataset(batch.rows, batch.order, batch.done * batch.rows_per_step),
         data_collator=collator,
         callbacks=[_RestoreRandomState(batch)],

@@ -1,7 +1,7 @@
-"""One rank of a batch that several processes train: `python -m mvc.engine.worker JOB.json`.
+"""One rank of a batch that several processes train: `python -m mvc.engine.worker`.
 
-Started by `mvc.engine.launch` under torchrun. Rank 0 tells its progress and its result as lines
-of JSON on stdout; an error that mvc knows is told in the same way.
+Started by `mvc.engine.launch` under torchrun. Rank 0 reads batches as lines of JSON from stdin and
+tells its progress and its results as lines on stdout, where every rank tells its error.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import psutil
 
-from mvc.engine import ranks, train
-from mvc.engine.launch import PARENT, STOP_FILE
+from mvc.engine import ranks, team, train
+from mvc.engine.launch import PARENT, STOP
 from mvc.engine.session import Session
 from mvc.errors import MvcError
-from mvc.types import SILENT, Progress, StepReport
+from mvc.types import StepReport
 
 
 def _tell(**event: Any) -> None:
@@ -49,10 +49,12 @@ class _Telling:
 
 
 def _end_with(parent: int, created: float) -> None:
-    """End this rank when the launcher is gone: an orphan must not write into the run folder.
+    """End this rank when the command or torchrun is gone: an orphan must not write into the run
+    folder.
 
     Gone is also a process that nobody has waited for yet, and another one under its number.
     """
+    torchrun = os.getppid()
     while True:
         try:
             launcher = psutil.Process(parent)
@@ -60,27 +62,31 @@ def _end_with(parent: int, created: float) -> None:
             alive = alive and launcher.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             alive = False
-        if not alive:
+        if not alive or os.getppid() != torchrun:
             os._exit(1)
         time.sleep(0.1)
 
 
-def main(path: str) -> int:
-    """Train the job in the file `path`; returns the exit code."""
+def main(root: str) -> int:
+    """Train what comes, with the repo or a stand-in for it at `root`; returns the exit code."""
     pid, created = os.environ[PARENT].split()
     threading.Thread(target=_end_with, args=(int(pid), float(created)), daemon=True).start()
-    job = msgspec.json.decode(Path(path).read_bytes(), type=train.Job)
-    first = ranks.rank() == 0
-    progress: Progress = _Telling() if first else SILENT
-    stop = Path(job.run) / STOP_FILE
+    should_stop = Path(os.environ[STOP]).exists
     try:
-        result = train.run(job, Session(Path(job.root), job.allowed), progress, stop.exists)
+        rank, _ = ranks.launched() or (0, 1)
+        if rank > 0:
+            team.follow(Path(root), should_stop)
+            return 0
+        session = Session(Path(root))
+        with team.lead(session) as leading:
+            for line in sys.stdin.buffer:
+                job = msgspec.json.decode(line, type=train.Job)
+                session.allowed = job.allowed
+                _tell(event="result", result=leading.run(job, _Telling(), should_stop))
+                session.forget(job.data_md5)
     except MvcError as error:
-        if first:
-            _tell(event="error", kind=type(error).__name__, message=error.message, hint=error.hint)
-        return 0
-    if first:
-        _tell(event="result", result=result)
+        _tell(event="error", error=team.Told.of(error))
+        return 1
     return 0
 
 

@@ -118,7 +118,7 @@ def begin(
         at: the model repo.
         line: what it goes on from. An empty hash of its head means: not committed yet.
         data: the file or folder.
-        words: the command's own: `again`, `nproc`, `message`.
+        words: the command's own: `again`, `message`, and `nproc` in all on `nnodes` machines.
         restart: throw away the checkpoint of another batch in progress.
 
     Raises:
@@ -126,8 +126,10 @@ def begin(
         RepoError: another batch in progress has a checkpoint and `restart` is false.
         DataError: the file changed while it was read.
     """
+    from mvc.engine import fsdp
     from mvc.engine.train import Job
 
+    sharded = words["nproc"] > 1 and line.settings.launch.fsdp
     job = Job(
         settings=line.settings,
         root=str(at.root),
@@ -140,8 +142,10 @@ def begin(
         lifetime_step=line.head.lifetime_step,
         adapter_md5=line.adapter_md5,
         nproc=words["nproc"],
+        nnodes=words.get("nnodes", 1),
         allowed=user.permissions(at.root).remote_code,
         gate=_gate(at, line),
+        fsdp=fsdp.read(at.root / line.settings.launch.fsdp) if sharded else None,
     )
     words = words | {"settings": msgspec.to_builtins(line.settings)}
     key = job.key if line.head.commit else ""

@@ -47,7 +47,7 @@ class Model:
         *,
         again: bool = False,
         message: str | None = None,
-        nproc: int = 1,
+        nproc: int | None = None,
         restart: bool = False,
         should_stop: ShouldStop = never_stop,
     ) -> Iterator[BatchResult]:

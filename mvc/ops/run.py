@@ -80,7 +80,7 @@ def _in_progress(
         why = f"batch {name} is in progress at step {step} on commit {old}, which is not HEAD"
         way = f"go back with `mvc checkout {old}`, then `{way}`"
     elif found.get("nproc") != words.get("nproc"):
-        why = f"{name} was interrupted at step {step} with --nproc {found.get('nproc')}"
+        why = f"{name} was interrupted at step {step} with {found.get('nproc')} processes"
         way = f"go on with `{way}`"
     else:
         keys = _changed(found.get("settings"), words.get("settings"))
@@ -106,7 +106,8 @@ def _command(note: dict[str, Any]) -> str:
     """The command that goes on with a batch in progress, as a person would type it."""
     words = ["mvc", "train"]
     words += ["--again"] * bool(note.get("again"))
-    words += ["--nproc", str(note.get("nproc"))] if note.get("nproc", 1) != 1 else []
+    alone = note.get("nnodes", 1) == 1  # several machines are in mvc.toml
+    words += ["--nproc", str(note.get("nproc"))] if note.get("nproc", 1) != 1 and alone else []
     return shlex.join([*words, str(note.get("path"))])
 
 

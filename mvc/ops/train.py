@@ -29,7 +29,7 @@ from mvc.types import (
 )
 
 if TYPE_CHECKING:
-    from mvc.engine.session import Session
+    from mvc.engine.launch import Run
 
 
 def train(
@@ -38,7 +38,8 @@ def train(
     *,
     again: bool = False,
     message: str | None = None,
-    nproc: int = 1,
+    nproc: int | None = None,
+    node_rank: int = 0,
     restart: bool = False,
     now: datetime | None = None,
     progress: Progress = SILENT,
@@ -49,12 +50,17 @@ def train(
     Every file is read and checked before anything is touched. The lock is held from one commit
     to the next, not between them.
 
+    Several processes may train together (DESIGN.md): as [launch] of mvc.toml says, or those of a
+    launcher that has started this process as one of several. Then the repo is rank 0's; every
+    other rank trains along and yields nothing, and neither the repo nor the files are read there.
+
     Args:
         at: the model repo.
         paths: data files, or folders of them.
         again: train a file also when its content is in the line already.
         message: a text for the commits, below their own subject.
-        nproc: processes on this machine that train together.
+        nproc: processes on this machine that train together, whatever [launch] says.
+        node_rank: which machine of [launch] this one is; 0 has the repo.
         restart: throw away the checkpoint of another batch in progress.
         now: the commits' time.
         progress: hears of phases, steps and notes.
@@ -71,31 +77,67 @@ def train(
         EngineError: the batch did not train; HEAD has not moved.
         Interrupted: `should_stop` answered yes; the checkpoint is kept.
     """
-    from mvc.engine import files
+    from mvc.engine import files, launch
     from mvc.engine.session import Session
 
-    batches = [files.identify(path) for path in paths]
+    if follows():
+        follow(at.root, should_stop)
+        return
+    if node_rank:
+        how = launch.resolve(config.load(at).launch, nproc)
+        launch.assist(how, node_rank, at.root, progress, should_stop)
+        return
     session = Session(at.root, user.permissions(at.root).remote_code)
-    with Lock(at, "mvc train", moves=True):
-        _recover(at, progress)
-        batch.own_state(at, _begun(at), progress)  # the rows are read with its tokenizer
-        settings = config.load(at)
-    for data in batches:
-        if again or history.find_batch(at.root, data.md5) is None:
-            session.rows(settings, at.state, data.path, data.md5)
-    for data in batches:
-        with Lock(at, f"mvc train {shlex.quote(str(data.path))}", moves=True):
+    with launch.crew(session) as crew:
+        batches = [files.identify(path) for path in paths]
+        with Lock(at, "mvc train", moves=True):
             _recover(at, progress)
-            begun = run.kept(at, data, _begun(at)) or {}
-            found = None if again or begun else history.find_batch(at.root, data.md5)
-            if found:
-                run.drop_of(at, data, found.parents)
-                yield BatchResult(commit=found, already=True)
-                continue
-            words = {"again": again or begun.get("again", False), "nproc": nproc}
-            words["message"] = message or begun.get("message")
-            yield _train_one(at, data, session, words, restart, now, progress, should_stop)
-            session.forget(data.md5)
+            batch.own_state(at, _begun(at), progress)  # the rows are read with its tokenizer
+            settings = config.load(at)
+        how = launch.resolve(settings.launch, nproc)
+        for data in batches:
+            if again or history.find_batch(at.root, data.md5) is None:
+                session.rows(settings, at.state, data.path, data.md5)
+        for data in batches:
+            with Lock(at, f"mvc train {shlex.quote(str(data.path))}", moves=True):
+                _recover(at, progress)
+                begun = run.kept(at, data, _begun(at)) or {}
+                found = None if again or begun else history.find_batch(at.root, data.md5)
+                if found:
+                    run.drop_of(at, data, found.parents)
+                    yield BatchResult(commit=found, already=True)
+                    continue
+                words = {
+                    "again": again or begun.get("again", False),
+                    "message": message or begun.get("message"),
+                    "nproc": how.nproc * how.nnodes,
+                    "nnodes": how.nnodes,
+                }
+                yield _train_one(at, data, crew, words, restart, now, progress, should_stop)
+                session.forget(data.md5)
+
+
+def follows() -> bool:
+    """Whether a launcher started this process as one that trains along, without a repo."""
+    from mvc.engine import ranks
+
+    found = ranks.launched()
+    return found is not None and found[0] > 0
+
+
+def follow(root: Path, should_stop: ShouldStop) -> None:
+    """Train along with rank 0 until it is done.
+
+    Args:
+        root: where a base is looked for that is named by a relative path.
+        should_stop: asked after every step.
+
+    Raises:
+        MvcError: what any rank raised.
+    """
+    from mvc.engine import team
+
+    team.follow(root, should_stop)
 
 
 def _recover(at: Layout, progress: Progress) -> None:
@@ -117,23 +159,17 @@ def _begun(at: Layout) -> str:
 def _train_one(
     at: Layout,
     data: DataFile,
-    session: Session,
+    crew: Run,
     words: dict[str, Any],
     restart: bool,
     now: datetime | None,
     progress: Progress,
     should_stop: ShouldStop,
 ) -> BatchResult:
-    from mvc.engine import launch
-    from mvc.engine import train as engine
-
     line = batch.line(at, progress)
     try:
         begun = batch.begin(at, line, data, words, restart=restart)
-        if begun.job.nproc > 1:
-            result = launch.run(begun.job, begun.job.nproc, progress, should_stop)
-        else:
-            result = engine.run(begun.job, session, progress, should_stop)
+        result = crew(begun.job, progress, should_stop)
     except Interrupted as error:
         raise Interrupted(error.message, f"`{run.command(at)}` goes on from there") from None
     except MvcError as error:
@@ -153,7 +189,7 @@ def dry_run(
     paths: Sequence[Path],
     *,
     dump: Path | None = None,
-    nproc: int = 1,
+    nproc: int | None = None,
     progress: Progress = SILENT,
 ) -> list[BatchPlan]:
     """What each file would be as a batch; changes nothing.
@@ -164,14 +200,14 @@ def dry_run(
         dump: write the rows as they would be trained, in order, one JSON object a line
             (`input_ids`, `labels`, and `seq_lengths` where rows are packed). A file there is
             replaced, unless it is one of `paths` or lies in the repo.
-        nproc: processes that would train together.
+        nproc: processes that would train together, whatever [launch] says.
         progress: hears of the phases.
 
     Raises:
         DataError: a file cannot be a batch.
         StoreError: `dump` cannot be written.
     """
-    from mvc.engine import files, ranks, rows
+    from mvc.engine import files, launch, ranks, rows
     from mvc.engine.session import Session
 
     if dump and dump.exists():
@@ -181,14 +217,15 @@ def dry_run(
                 f"--dump would overwrite {dump}", "name a new file: `--dump rows.jsonl`"
             )
     settings = config.load(at)
-    how = settings.train
+    how, launched = settings.train, launch.resolve(settings.launch, nproc)
+    num_ranks = launched.nproc * launched.nnodes
     session = Session(at.root, user.permissions(at.root).remote_code)
     plans, lines = [], []
     for path in paths:
         data = files.identify(path)
         progress.stage(f"Reading {data.name}")
         found = session.rows(settings, at.state, path, data.md5)
-        order = ranks.even(rows.order(found, how, data.md5), how.micro_batch_size, nproc)
+        order = ranks.even(rows.order(found, how, data.md5), how.micro_batch_size, num_ranks)
         plans.append(
             BatchPlan(
                 data=data,
@@ -199,7 +236,7 @@ def dry_run(
                 num_truncated=found.num_truncated,
                 num_split=found.num_split,
                 num_dropped=found.num_dropped,
-                num_steps=rows.num_steps(len(order), how, nproc),
+                num_steps=rows.num_steps(len(order), how, num_ranks),
                 passes=how.passes,
                 max_length=how.max_length,
             )

@@ -30,6 +30,7 @@ _KEYS = [f"{table}.{key}" for table, keys in _TABLES.items() for key in keys]
 
 _FIXED_ON_A_LINE = (
     "base.digest",  # not its name: the same weights may lie elsewhere on another machine
+    "base.quantization",
     "lora.r",
     "lora.alpha",
     "lora.target_modules",
@@ -231,6 +232,12 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str, str]]:
                 f'is "{snapshot.zone}", which is no known zone',
                 'write a name such as "Europe/Berlin" or "UTC", or "" for this machine\'s',
             )
+    if settings.launch.nnodes > 1 and not settings.launch.rdzv_endpoint:
+        yield (
+            "launch.rdzv_endpoint",
+            "is empty, but the machines must meet somewhere",
+            'write HOST:PORT of the first machine, for example "10.0.0.1:29500"',
+        )
 
 
 def _is_cron(text: str) -> bool:

@@ -7,6 +7,7 @@ TEMPLATE = """\
 model = ""  # a hub id, a local folder, a GGUF file, or package:NAME
 revision = ""  # hub models: the commit that was resolved at init
 digest = ""  # of the base's weights; written by `mvc init`, checked at every load
+quantization = ""  # "nf4": in 4 bits while training (QLoRA); needs the extra mvc-model[qlora]
 
 [lora]  # the adapter's shape; all but dropout is fixed for the life of a line
 r = 16  # rank: how much the adapter can hold
@@ -60,6 +61,12 @@ min_free_gb = 5.0  # below this it pauses (1e9 bytes)
 data = ""  # the file; empty: no gate
 metric = "loss"  # or "perplexity"
 bound = 0.1  # a batch that worsens the metric by more is refused
+
+[launch]  # the processes that `mvc train` trains a batch with
+nproc = 1  # on each machine; `--nproc` is for one command
+nnodes = 1  # machines; each runs the same `mvc train`, all but the first with MVC_NODE_RANK=1, 2...
+rdzv_endpoint = ""  # where they meet: "HOST:PORT" of the first machine, which has the repo
+fsdp = ""  # an accelerate config file for a base that one device does not hold; empty: DDP
 
 [keep]  # what `mvc gc` keeps whole; without any rule here or in [thin] it deletes nothing
 last = 0  # the newest commits

@@ -27,7 +27,8 @@ class Fake:
         import mvc.ops
 
         for verb, function in self.verbs.items():
-            monkeypatch.setattr(mvc.ops, verb, SimpleNamespace(**{verb: function}), raising=False)
+            fake = SimpleNamespace(**{verb: function}, follows=lambda: False)
+            monkeypatch.setattr(mvc.ops, verb, fake, raising=False)
 
 
 def git(root: Path, *args: str, stdin: str | None = None, **env: str) -> str:

@@ -290,3 +290,11 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     base = bases.resolve(str(_write_gguf(tmp_path / "m.gguf")))
     with pytest.raises(DiskFull, match="no space left for base model"):
         bases.weights_folder(base)
+
+
+def test_four_bits_name_their_extra(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = bases.resolve(str(tiny_base))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra) as missing:
+        bases.load_model(base, "fp32", quantization="nf4")
+    assert "mvc-model[qlora]" in missing.value.hint

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from transformers import AutoModelForCausalLM
 
 from mvc.engine import live, rng, state
@@ -337,3 +337,16 @@ def test_only_what_training_does_not_change_is_carried_over(tmp_path: Path) -> N
     (tmp_path / "checkpoint-4").mkdir()
     names = ("chat_template.jinja", "tokenizer.json")
     assert live.carried(tmp_path) == tuple((name, name.encode()) for name in names)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_adapter_s_bytes_are_those_of_safetensors(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    shapes = {"b.weight": (3, 5), 'a "é"': (2, 2), "none": (0, 4), "scale": ()}
+    tensors = {name: torch.randn(shape).to(dtype) for name, shape in shapes.items()}
+    tensors["turned"] = torch.randn(600, 700).t().to(dtype)
+    written = state.write_tensors(tmp_path, tensors)
+    expected = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"format": "pt"})
+    assert (tmp_path / state.ADAPTER).read_bytes() == expected
+    md5, sha256 = hashlib.md5(expected).hexdigest(), hashlib.sha256(expected).hexdigest()
+    assert written == FileDigest(state.ADAPTER, len(expected), md5, sha256)

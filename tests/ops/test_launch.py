@@ -1,0 +1,200 @@
+"""Several processes train one batch: on two machines, under any launcher, and with one killed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mvc.engine.state import load_torch
+from mvc.errors import ConfigError, UsageError
+from mvc.ops import init, train
+from mvc.store import history
+from mvc.store.layout import Layout
+from tests.ops.conftest import SETS, edit, git, sound, state_bytes, train_one, write_batch
+from tests.ops.launching import (
+    HERE,
+    MVC,
+    TORCHRUN,
+    ended,
+    free_port,
+    rank_of,
+    two_machines,
+    wait_for,
+)
+
+pytestmark = pytest.mark.slow
+
+FSDP = """\
+distributed_type: FSDP
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+"""
+
+
+@pytest.fixture(scope="module")
+def _made(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained model, `undisturbed` after the batch, and the batch: 20 steps of
+    two processes, each with a recovery point."""
+    folder = tmp_path_factory.mktemp("launch")
+    sets = [*SETS, "train.micro_batch_size=1", "train.checkpoint_steps=1"]
+    init.init(folder / "model", str(tiny_base), sets=sets)
+    subprocess.run(["cp", "-a", folder / "model", folder / "undisturbed"], check=True)
+    data = write_batch(folder / "day.jsonl", 0, 40)
+    assert train_one(Layout(folder / "undisturbed"), data, nproc=2).commit.steps == 20
+    return folder
+
+
+@pytest.fixture
+def data(_made: Path) -> Path:
+    return _made / "day.jsonl"
+
+
+@pytest.fixture
+def undisturbed(_made: Path) -> Layout:
+    return Layout(_made / "undisturbed")
+
+
+@pytest.fixture
+def at(_made: Path, tmp_path: Path) -> Layout:
+    """The untrained model, this test's own."""
+    (tmp_path / "owner").mkdir()
+    subprocess.run(["cp", "-a", _made / "model", tmp_path / "owner" / "model"], check=True)
+    return Layout(tmp_path / "owner" / "model")
+
+
+def assert_trained_once(at: Layout, undisturbed: Layout) -> None:
+    assert state_bytes(at) == state_bytes(undisturbed)
+    assert len(history.log(at.root, "HEAD")) == 2
+    assert sound(at)
+
+
+def srun(at: Layout, data: Path, elsewhere: Path) -> list[subprocess.Popen[str]]:
+    """Two processes as Slurm starts them, the second in a folder that is no repo."""
+    elsewhere.mkdir(exist_ok=True)
+    port = str(free_port())
+    return [
+        HERE.start(
+            *MVC,
+            "train",
+            data,
+            cwd=[at.root, elsewhere][rank],
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+            SLURM_PROCID=str(rank),
+            SLURM_NTASKS="2",
+            SLURM_LOCALID=str(rank),
+        )
+        for rank in range(2)
+    ]
+
+
+def test_two_machines_train_as_two_processes_do(
+    at: Layout, data: Path, undisturbed: Layout, tmp_path: Path
+) -> None:
+    clone = Layout(tmp_path / "clone")
+    git(at, "clone", "-q", str(at.root), str(clone.root))
+    with two_machines(hidden=at.root.parent) as machines:
+        for each in (at, clone):
+            endpoint = f"launch.rdzv_endpoint={machines[0].address}:{free_port()}"
+            edit(each, "launch.nnodes=2", endpoint)
+        shutil.copyfile(at.config, clone.config)
+        running = [
+            machine.start(*MVC, "train", data, cwd=repo.root, MVC_NODE_RANK=str(number))
+            for number, (machine, repo) in enumerate(zip(machines, (at, clone), strict=True))
+        ]
+        done = [ended(each) for each in running]
+    assert [code for code, _ in done] == [0, 0], done
+    assert_trained_once(at, undisturbed)
+    assert len(history.log(clone.root, "HEAD")) == 1
+    assert "where the commits are" in done[1][1]
+
+
+def test_a_killed_rank_ends_the_batch_for_all_and_the_next_run_goes_on(
+    at: Layout, data: Path, undisturbed: Layout
+) -> None:
+    """The next run is another launcher's, which is joined."""
+    running = HERE.start(*MVC, "train", "--nproc", 2, data, cwd=at.root)
+    wait_for(at.run / "checkpoints" / "checkpoint-3", running)
+    rank_of(running, 1).kill()
+    code, said = ended(running)
+    assert code == 1 and "goes on from the last checkpoint" in said, said
+    assert len(history.log(at.root, "HEAD")) == 1
+
+    code, said = ended(HERE.start(*TORCHRUN, "-m", "mvc", "train", data, cwd=at.root))
+    assert code == 0 and "resuming" in said and said.count("Committing") == 1, said
+    assert_trained_once(at, undisturbed)
+
+
+def test_a_rank_that_slurm_loses_ends_the_batch(at: Layout, data: Path, tmp_path: Path) -> None:
+    """No torchrun watches here: the one that is left must notice by itself."""
+    running = srun(at, data, tmp_path / "elsewhere")
+    wait_for(at.run / "checkpoints" / "checkpoint-3", running[0])
+    running[1].kill()
+    code, said = ended(running[0])
+    ended(running[1])
+    assert code == 1 and "broke off" in said and "goes on from the last checkpoint" in said, said
+    assert len(history.log(at.root, "HEAD")) == 1
+
+
+def test_a_rank_with_another_base_fails_the_batch_for_all(
+    at: Layout, data: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    (at.root / "base").symlink_to(tiny_base)
+    edit(at, "base.model=base")
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tiny_base, elsewhere / "base")
+    weights = elsewhere / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    running = srun(at, data, elsewhere)
+    (owner, first), (other, second) = map(ended, running)
+    assert owner == other == 1
+    assert "Error: process 1: base model base is another one" in first, first
+    assert "Error: base model base is another one" in second, second
+    assert len(history.log(at.root, "HEAD")) == 1
+
+
+def test_fsdp_leaves_a_state_that_one_process_goes_on_with(
+    at: Layout, data: Path, undisturbed: Layout, tmp_path: Path
+) -> None:
+    (at.root / "fsdp.yaml").write_text(FSDP)
+    edit(at, "launch.nproc=2", "launch.fsdp=fsdp.yaml")
+    train_one(at, data)
+    ours, theirs = (load_torch(each.state / "optimizer.pt") for each in (at, undisturbed))
+    assert ours["param_groups"] == theirs["param_groups"]
+    for number, entry in theirs["state"].items():
+        for name, tensor in entry.items():
+            torch.testing.assert_close(ours["state"][number][name], tensor, atol=1e-4, rtol=1e-3)
+    assert {p.name for p in at.state.iterdir()} == {p.name for p in undisturbed.state.iterdir()}
+
+    edit(at, "launch.nproc=1")
+    alone = train_one(at, write_batch(tmp_path / "next.jsonl", 50, 4))
+    assert alone.commit.lifetime_step == 24
+    assert any("seeded anew for 1 processes" in text for text in alone.commit.warnings)
+
+
+def test_what_a_launch_cannot_be_is_refused(
+    at: Layout, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(at, "launch.nnodes=2")
+    with pytest.raises(ConfigError, match="must meet somewhere"):
+        train_one(at, data)
+    edit(at, "launch.rdzv_endpoint=127.0.0.1:1")
+    with pytest.raises(UsageError, match="no machine 2"):
+        list(train.train(at, [data], node_rank=2))
+    edit(at, "launch.nnodes=1", "launch.nproc=2", "launch.fsdp=missing.yaml")
+    with pytest.raises(ConfigError, match="cannot be read as an accelerate config"):
+        train_one(at, data)
+    (at.root / "missing.yaml").write_text("fsdp_config: {fsdp_version: 1}\n")
+    with pytest.raises(ConfigError, match="configures FSDP 1"):
+        train_one(at, data)
+    environment: dict[str, Any] = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="has started 2 processes"):
+        train.dry_run(at, [data], nproc=2)
