@@ -55,7 +55,7 @@ class Batch:
     tokens: int = 0
     seconds_before: float = 0.0
     last: checkpoint.Checkpoint | None = None
-    held: tuple[live.LiveState, dict[str, Any]] | None = None
+    held: tuple[live.Clone, dict[str, Any]] | None = None
     owed: bool = False
     ended: float = 0.0
 
@@ -252,8 +252,9 @@ class Batch:
             DiskFull: no room for it.
         """
         assert self.held is not None
-        self.held[0].check_finite(self.job.data_name)
-        self._write(*self.held)
+        taken, random_state = self.held[0].result(), self.held[1]
+        taken.check_finite(self.job.data_name)
+        self._write(taken, random_state)
         self.held = None
 
     def _write(self, taken: live.LiveState | None, random_state: dict[str, Any]) -> None:
@@ -312,7 +313,7 @@ class Batch:
         if self.settle is not None:  # one state in flight: the parent's goes to disk first
             self._settled(wait=True)
         self.ended = self.seconds
-        self.held = (taken.clone(), rng.capture(1))
+        self.held = (live.Clone(taken), rng.capture(1))
 
     def verify(self) -> None:
         """Refuse a batch that did not learn (DESIGN.md, Fixed 2), or not what it should."""

@@ -7,7 +7,10 @@ writing it: the same values give the same bytes, whether they were cloned or not
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,16 +44,6 @@ class LiveState:
     parameters: dict[str, Any]
     carried: Carried
 
-    def clone(self) -> LiveState:
-        """The same values in memory of their own, on the CPU.
-
-        `state_dict()` aliases what the optimizer steps on, and `.cpu()` on a CPU copies nothing:
-        without a clone three of four background commits were corrupt (DESIGN.md).
-        """
-        return replace(
-            self, **{name: copied(getattr(self, name)) for name in ("adapter", "optimizer")}
-        )
-
     def check_finite(self, name: str) -> None:
         """Refuse weights or moments that are not numbers: the last step's loss came before it.
 
@@ -81,6 +74,35 @@ class LiveState:
         ]
 
 
+class Clone:
+    """A state's values in memory of their own, on the CPU, copied by a thread meanwhile.
+
+    What is copied may be read before `join` returns, and not written: the next batch is built and
+    makes its first gradients, and joins before its first optimizer step. `state_dict()` aliases
+    what the optimizer steps on, and `.cpu()` on a CPU copies nothing: without a clone three of
+    four background commits were corrupt (DESIGN.md).
+    """
+
+    def __init__(self, taken: LiveState) -> None:
+        self._done: Future[LiveState] = Future()
+        # The thread lets go of its arguments: who joins it later does not keep the copy.
+        thread = threading.Thread(target=self._copy, args=(taken, _aside()), name="mvc-clone")
+        self.join: Callable[[], None] = thread.join
+        thread.start()
+
+    def _copy(self, taken: LiveState, aside: AbstractContextManager[Any]) -> None:
+        try:
+            with aside:
+                adapter, optimizer = copied(taken.adapter), copied(taken.optimizer)
+            self._done.set_result(replace(taken, adapter=adapter, optimizer=optimizer))
+        except BaseException as error:  # the writer meets it
+            self._done.set_exception(error)
+
+    def result(self) -> LiveState:
+        """The copy, once it is whole."""
+        return self._done.result()
+
+
 def take(trainer: BatchTrainer) -> LiveState:
     """The state of a Trainer as it stands; its tensors are the Trainer's own.
 
@@ -106,6 +128,18 @@ def carried(source: Path) -> Carried:
         for path in sorted(source.iterdir())
         if path.is_file() and path.name not in ours and not path.name.startswith("rng_state")
     )
+
+
+def _aside() -> AbstractContextManager[Any]:
+    """Where copies disturb no training: on a GPU a stream of their own, after what runs now."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return nullcontext()
+    torch.cuda.current_stream().synchronize()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    found: AbstractContextManager[Any] = torch.cuda.stream(stream)
+    return found
 
 
 def copied(value: Any) -> Any:

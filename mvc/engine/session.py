@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,13 +38,15 @@ class Warm:
     """What a batch leaves in memory for the next one, beside the adapter on the base.
 
     `optimizer` is its `state_dict()`, `parameters` what the positions in it mean, `rng` the random
-    state after the last step, `carried` the state's files that training does not change.
+    state after the last step, `carried` the state's files that training does not change. Nobody
+    may step on it before `cloned` returns.
     """
 
     optimizer: dict[str, Any]
     parameters: dict[str, Any]
     rng: dict[str, Any]
     carried: Carried
+    cloned: Callable[[], None]
 
 
 @dataclass

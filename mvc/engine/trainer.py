@@ -31,16 +31,25 @@ if TYPE_CHECKING:
     from mvc.engine.batch import Batch
 
 
-class _RestoreRandomState(TrainerCallback):  # type: ignore[misc]
-    """Sets the random state before the first step, after the DataLoader has drawn its seed."""
+class _Beginning(TrainerCallback):  # type: ignore[misc]
+    """Sets the random state before the first step, after the DataLoader has drawn its seed.
+
+    And holds the first optimizer step until the state before it is copied for its writer.
+    """
 
     def __init__(self, batch: Batch) -> None:
         self.batch: Batch | None = batch
+        self.before = batch.warm.cloned if batch.warm else None
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         if self.batch:
             self.batch.restore_rng()
             self.batch = None
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        if self.before:
+            self.before()
+            self.before = None
 
 
 class BatchTrainer(Trainer):  # type: ignore[misc]
@@ -101,8 +110,13 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         """What the next batch of this process goes on from; no more of this Trainer is used."""
         # bf16 wraps the model's forward, and another Trainer would wrap it again.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        assert self.batch.held is not None
         return Warm(
-            self.optimizer.state_dict(), self.parameters, rng.capture(1), self.batch.carried()
+            self.optimizer.state_dict(),
+            self.parameters,
+            rng.capture(1),
+            self.batch.carried(),
+            self.batch.held[0].join,
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -220,7 +234,7 @@ def build(batch: Batch, model: PeftModel, collator: Any) -> BatchTrainer:
         args=arguments(batch.train, Path(batch.job.run) / "trainer", batch.job.fsdp),
         train_dataset=rows.dataset(batch.rows, batch.order, batch.done * batch.rows_per_step),
         data_collator=collator,
-        callbacks=[_RestoreRandomState(batch)],
+        callbacks=[_Beginning(batch)],
     )
     trainer.batch = batch
     for printing in (PrinterCallback, ProgressCallback):
