@@ -31,10 +31,11 @@ def checkout(
         ObjectCorrupt: an object is damaged, here or as a remote sent it; nothing was touched.
         SignatureError: this user asks for signatures, and the commit has none to trust.
     """
-    with Lock(at, f"mvc checkout {shlex.quote(rev)}", moves=True):
+    with Lock(at, f"mvc checkout {shlex.quote(rev)}", moves=True), contextlib.ExitStack() as held:
         if done := workspace.recover(at):
             progress.note(done)
         found = resolve(at, rev, now)
+        held.enter_context(objects.opened(at))
         refuse_dirty(at)
         require_trusted(at, found.commit)
         whole = given_up.bring(at, found.commit, progress, thin=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from mvc.errors import MissingExtra, MvcError, ObjectMissing, RemoteError
 from mvc.keeping import State
-from mvc.ops.fetch import complete
-from mvc.store import collected, history, pointers, refs, tracked
+from mvc.store import collected, history, manifest, pointers, refs, tracked
 from mvc.store.layout import STATE, Layout
 from mvc.store.survey import part
 from mvc.types import Commit, Progress
@@ -29,6 +28,13 @@ def bring(at: Layout, commit: str, progress: Progress, *, thin: bool = False) ->
         RemoteError: no remote that might have it can be reached.
         MissingExtra: one that might have it needs a package that is not installed.
     """
+    with pointers.naming(commit):
+        whole = left_of(at, commit) == "whole"
+    if whole:
+        manifest.files(at, [commit])  # raises where the commit's manifest lies
+        return True
+    from mvc.ops.fetch import complete
+
     failed: MvcError | None = None
     try:
         complete(at, commit, progress)

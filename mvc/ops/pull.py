@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from mvc.errors import RemoteError, RepoError
 from mvc.ops.checkout import refuse_dirty
 from mvc.ops.diverged import diverged
 from mvc.ops.fetch import bring, shared
 from mvc.ops.verify import require_trusted
 from mvc.sharing import PullResult
-from mvc.store import foreign, git, history, pointers, refs, tracked, workspace
+from mvc.store import foreign, git, history, objects, pointers, refs, tracked, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Progress
@@ -41,7 +43,7 @@ def pull(
         SignatureError: this user asks for signatures and the remote's commit has none to trust.
         ObjectCorrupt: what the remote sent does not hold; the branch has not moved.
     """
-    with Lock(at, "mvc pull", moves=True):
+    with Lock(at, "mvc pull", moves=True), ExitStack() as held:
         if done := workspace.recover(at):
             progress.note(done)
         found = shared(at, remote)
@@ -58,6 +60,7 @@ def pull(
         if ahead and behind and keep_as is None:
             raise diverged(at, found.name, branch, head, theirs)
         target = theirs if behind else head
+        held.enter_context(objects.opened(at))
         if behind:
             refuse_dirty(at)
             foreign.check_commit(at, target)

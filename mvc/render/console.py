@@ -10,6 +10,7 @@ import sys
 from typing import TextIO
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 
 def console(file: TextIO) -> Console:
@@ -35,5 +36,9 @@ def width() -> int | None:
 def show(*parts: RenderableType) -> None:
     """Print to stdout; lines are never wrapped where a pipe or a file receives them."""
     out = console(sys.stdout)
+    if not out.is_terminal and all(isinstance(part, Text) for part in parts):
+        # what rich would write, without a millisecond for each line
+        sys.stdout.write("".join(f"{part}\n" for part in parts))
+        return
     for part in parts:
         out.print(part, soft_wrap=not out.is_terminal)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
-from mvc.keeping import State
 from mvc.render import format as fmt
 from mvc.render.marks import Lookup, brought_back, marks, name
 from mvc.render.sparkline import sparkline
 from mvc.types import Commit, CurvePoint
+
+if TYPE_CHECKING:
+    from mvc.keeping import State
 
 # What the cells beside the name take of a line, the gaps between them included.
 _WIDE_TAKES = 121

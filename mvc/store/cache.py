@@ -7,48 +7,40 @@ it was hashed. What comes out of the cache is `objects`'s.
 from __future__ import annotations
 
 import errno
-import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mvc.errors import StoreError
-from mvc.store import foreign
+from mvc.hashing import Hashes
 from mvc.store.files import TEMPORARY, atomic_write, no_space, sync_file, sync_folders, temporary
 from mvc.store.layout import Layout
-from mvc.store.pointers import BLOCK, cache_folder, object_path, walk
+from mvc.store.pointers import cache_folder, object_path, walk
 from mvc.types import FileDigest, Pointer
 
 INIT_FILES = (".dvc/.gitignore", ".dvc/config", ".dvcignore")
 """What `init` writes and the first commit must track."""
 PROTECTED = 0o444
 """Permission bits of an object (dvc_data/hashfile/db/local.py, LocalHashFileDB.CACHE_MODE)."""
+_BLOCK = 8 << 20
 _LINKS = "reflink,hardlink,symlink,copy"
 
 
 @contextmanager
-def dvc_repo(layout: Layout) -> Iterator[Any]:
-    """DVC's Repo object, its foreign errors wrapped.
+def refusals() -> Iterator[None]:
+    """What DVC refuses, in our words.
 
     Raises:
-        RepoError: the tracked configuration asks for what only this machine may decide.
+        StoreError: in place of DVC's own error.
     """
-    foreign.check_dvc(layout)
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     _hush()
     try:
-        repo = Repo(str(layout.root))
-    except Exception as error:  # a .gitmodules that is none is a ValueError of dulwich's
-        raise StoreError(
-            f"DVC cannot open this repo: {error}", "run `dvc doctor` to see its set-up"
-        ) from error
-    try:
-        with closing(repo):
-            yield repo
+        yield
     except DvcException as error:
         raise StoreError(f"DVC refused: {error}", "run `dvc doctor` to see its set-up") from error
 
@@ -92,14 +84,17 @@ def init(layout: Layout) -> None:
 
 
 def hash_file(path: Path, rel: str) -> FileDigest:
-    """md5 and sha256 of a file in one read, in blocks of 1 MiB; `rel` becomes its `path`."""
-    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            md5.update(block)
-            sha256.update(block)
-            size += len(block)
-    return FileDigest(rel, size, md5.hexdigest(), sha256.hexdigest())
+    """md5 and sha256 of a file in one read; `rel` becomes its `path`."""
+    hashes = Hashes()
+    with path.open("rb", buffering=0) as file:
+        size = min(_BLOCK, os.fstat(file.fileno()).st_size + 1)
+        now, after = memoryview(bytearray(size)), memoryview(bytearray(size))
+        count = file.readinto(now)
+        while count:
+            with hashes.taking(now[:count]):
+                count = file.readinto(after)
+            now, after = after, now
+    return hashes.digest(rel)
 
 
 def hash_folder(folder: Path) -> tuple[FileDigest, ...]:

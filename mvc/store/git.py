@@ -1,10 +1,10 @@
-"""Running git: quick reads by the git program itself, durable writes through GitPython.
+"""Running git: reads, and writes that are on the disk when they return.
 
 Owns how git is called: no prompts, no pager, a stable locale, every write fsynced. Refuses to
 know what a commit means (`history`) or which files belong in one (`workspace`).
 
-`mvc log` and `mvc status` only read, and importing GitPython costs 142 ms against 18 for a bare
-Python (FACTS.md), so reads start git directly and only writes load GitPython.
+Always the git program itself, never GitPython: importing that costs 142 ms (FACTS.md), and it too
+starts the program.
 """
 
 from __future__ import annotations
@@ -13,12 +13,8 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mvc.errors import StoreError
-
-if TYPE_CHECKING:
-    import git
 
 _ENV = {
     "GIT_TERMINAL_PROMPT": "0",
@@ -125,13 +121,6 @@ def cat(root: Path, names: Sequence[str], *, exact: bool = False) -> list[bytes 
     return found
 
 
-def repo(root: Path) -> git.Repo:
-    """The repository at `root` as a GitPython object (import cost 142 ms)."""
-    import git
-
-    return git.Repo(root)
-
-
 def write(
     root: Path, *args: str, env: Mapping[str, str] | None = None, stdin: bytes | None = None
 ) -> str:
@@ -140,32 +129,26 @@ def write(
     Raises:
         GitFailed: git ended with a non-zero exit code.
     """
-    import tempfile
-
-    import git
-
-    with tempfile.TemporaryFile() as source:
-        if stdin is not None:
-            source.write(stdin)
-            source.seek(0)
-        try:
-            out = git.Git(str(root)).execute(
-                ["git", *_DURABLE, *args],
-                istream=source if stdin is not None else None,
-                env=_environment(env),
-                strip_newline_in_stdout=True,
-            )
-        except git.GitCommandError as error:
-            status = error.status if isinstance(error.status, int) else 1
-            raise GitFailed(args, status, str(error.stderr) + _no_room(root, error)) from error
-    return str(out)
+    done = subprocess.run(
+        ["git", *_DURABLE, *args],
+        cwd=root,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        env=_environment(env),
+        check=False,
+    )
+    if done.returncode:
+        told = done.stderr.decode(errors="replace")
+        raise GitFailed(args, done.returncode, told + _no_room(root, f"{args} {told}"))
+    return done.stdout.decode(errors="surrogateescape").removesuffix("\n")
 
 
-def _no_room(root: Path, error: Exception) -> str:
+def _no_room(root: Path, told: str) -> str:
     """`NO_ROOM` where git could not write and the disk is full: of a ref it does not say why."""
     disk = os.statvfs(root)
     full = disk.f_bavail * disk.f_frsize < _ROOM_BYTES
-    return f" {NO_ROOM}" if full and "write" in str(error) else ""
+    return f" {NO_ROOM}" if full and "write" in told else ""
 
 
 def identity(root: Path) -> dict[str, str]:

@@ -60,7 +60,7 @@ _LOG = (
 )
 _FIELDS = 5
 # `effective_line` mostly ends early; a year of batches every ten minutes is 52,000 commits.
-_CHUNK = 512
+_FIRST, _CHUNK = 16, 512
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def effective_line(root: Path, rev: str = "HEAD") -> Iterator[Commit]:
     at: str | None = rev
     while at is not None:
         if at not in seen:
-            found = log(root, at, limit=_CHUNK)
+            found = log(root, at, limit=_CHUNK if seen else _FIRST)
             seen.update((each.commit, each) for each in found)
             at = found[0].commit
         here = seen[at]
@@ -229,14 +229,10 @@ def effective_line(root: Path, rev: str = "HEAD") -> Iterator[Commit]:
 
 def find_batch(root: Path, md5: str, rev: str = "HEAD") -> Commit | None:
     """The newest batch in the state of `rev` whose data has this MD5, if there is one."""
-    return next(
-        (
-            each
-            for each in effective_line(root, rev)
-            if each.kind == "batch" and each.data and each.data.md5 == md5
-        ),
-        None,
-    )
+    from mvc.store import batches
+
+    found = batches.of_line(root, effective_line(root, rev)).get(md5)
+    return None if found is None else commit(root, found)
 
 
 def next_batch(root: Path, rev: str = "HEAD") -> int:

@@ -15,10 +15,10 @@ from typing import Any
 
 from mvc.errors import ObjectCorrupt, ObjectMissing, StoreError
 from mvc.sharing import Wanted
+from mvc.store import known
 from mvc.store.cache import (
     INIT_FILES,
     PROTECTED,
-    dvc_repo,
     hash_file,
     hash_folder,
     init,
@@ -41,6 +41,9 @@ from mvc.store.pointers import (
 )
 from mvc.types import FileDigest, Pointer
 
+opened = known.database
+"""For a whole operation: what it asks of the database of hashes opens it once."""
+
 __all__ = [
     "INIT_FILES",
     "cache_folder",
@@ -55,6 +58,7 @@ __all__ = [
     "looks_clean",
     "missing",
     "object_path",
+    "opened",
     "parse_pointer",
     "remember",
     "require",
@@ -68,44 +72,14 @@ __all__ = [
 ]
 
 
-_BOTH = "#md5-sha256"
-
-
-def _info(path: Path) -> dict[str, Any]:
-    """What DVC's state database identifies a file by, links followed (dvc_data/fsutils.py)."""
-    stat = path.stat()
-    return {
-        "type": "file",
-        "size": stat.st_size,
-        "mtime": stat.st_mtime,
-        "ino": stat.st_ino,
-        "mode": stat.st_mode,
-    }
-
-
-def _known_md5(state: Any, path: Path) -> str | None:
-    """The md5 that DVC's state database has for `path` as it is now, without reading it."""
-    from dvc_objects.fs.local import localfs
-
-    try:
-        info = _info(path)
-    except FileNotFoundError:  # gone, or a link to nothing
-        return None
-    _, found = state.get(str(path), localfs, info=info)
-    return str(found.value) if found is not None and found.name == "md5" else None
-
-
 def _md5(state: Any, path: Path) -> str | None:
     """The md5 of `path`, read only if the state database does not know; None if unreadable."""
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_objects.fs.local import localfs
-
-    known = _known_md5(state, path)
-    if known is None and path.is_file():
-        info = _info(path)
-        known = hash_file(path, path.name).md5
-        state.save(str(path), localfs, HashInfo("md5", known), info=info)
-    return known
+    md5 = known.md5_of(state, path)
+    if md5 is None and path.is_file():
+        now = known.info(path)
+        md5 = hash_file(path, path.name).md5
+        known.save(state, path, md5, now)
+    return md5
 
 
 def _is_stored(layout: Layout, state: Any, path: Path) -> bool:
@@ -140,8 +114,8 @@ def changed(layout: Layout, pointer: Pointer) -> tuple[str, ...]:
     folder = layout.root / pointer.path
     wanted = {path: md5 for path, md5, _ in entries(layout, pointer)}
     present = walk(folder)
-    with dvc_repo(layout) as repo:
-        modified = {p for p in present & set(wanted) if _md5(repo.state, folder / p) != wanted[p]}
+    with known.database(layout) as state:
+        modified = {p for p in present & set(wanted) if _md5(state, folder / p) != wanted[p]}
     return tuple(sorted(modified | (present ^ set(wanted))))
 
 
@@ -151,8 +125,8 @@ def unsaved(layout: Layout, name: str) -> tuple[str, ...]:
     present = walk(folder)
     if not present:
         return ()
-    with dvc_repo(layout) as repo:
-        return tuple(p for p in sorted(present) if not _is_stored(layout, repo.state, folder / p))
+    with known.database(layout) as state:
+        return tuple(p for p in sorted(present) if not _is_stored(layout, state, folder / p))
 
 
 def link(layout: Layout, pointer: Pointer, *, overwrite: bool = True) -> int:
@@ -210,13 +184,13 @@ def verify(
     """
     cache = cache_folder(layout)
     trusted = {(item.md5, item.sha256, item.size_bytes) for item in held}
-    with dvc_repo(layout) as repo:
+    with known.database(layout) as state:
         for item in wanted:
             path, here = object_path(cache, item.md5), layout.root / item.path
             same = (item.md5, item.sha256, item.size_bytes) in trusted
-            if not path.is_file() or (same and _known_md5(repo.state, here) == item.md5):
+            if not path.is_file() or (same and known.md5_of(state, here) == item.md5):
                 continue
-            if not deep and _seen(repo.state, path, item):
+            if not deep and _seen(state, path, item):
                 continue
             found = hash_file(path, item.path)
             if item.size_bytes not in (None, found.size_bytes):
@@ -226,7 +200,7 @@ def verify(
             elif item.sha256 not in (None, found.sha256):
                 problem = "does not match the SHA-256 that the commit vouches for"
             else:
-                _remember(repo.state, path, found)
+                known.remember(state, path, found)
                 continue
             raise ObjectCorrupt(
                 f"{item.path} of commit {item.commit[:10]} is damaged in the cache: it {problem}",
@@ -237,27 +211,15 @@ def verify(
 def remember(layout: Layout, files: Sequence[FileDigest]) -> None:
     """Note that objects were hashed while they were written: a checkout need not read them."""
     cache = cache_folder(layout)
-    with dvc_repo(layout) as repo:
+    with known.database(layout) as state:
         for file in files:
-            _remember(repo.state, object_path(cache, file.md5), file)
-
-
-def _remember(state: Any, path: Path, found: FileDigest) -> None:
-    # The database holds one hash a path; DVC never asks for these two.
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_objects.fs.local import localfs
-
-    both = HashInfo("md5-sha256", f"{found.md5}-{found.sha256}")
-    state.save(f"{path}{_BOTH}", localfs, both, info=_info(path))
+            known.remember(state, object_path(cache, file.md5), file)
 
 
 def _seen(state: Any, path: Path, item: Wanted) -> bool:
     """Whether the object was read before, found to be what `item` says, and is as it was then."""
-    from dvc_objects.fs.local import localfs
-
-    _, known = state.get(f"{path}{_BOTH}", localfs, info=_info(path))
     size_holds = item.size_bytes in (None, path.stat().st_size)
-    return size_holds and known is not None and known.value == f"{item.md5}-{item.sha256}"
+    return size_holds and known.both_of(state, path) == f"{item.md5}-{item.sha256}"
 
 
 def unlink(layout: Layout, name: str) -> int:
@@ -275,8 +237,8 @@ def _lay(layout: Layout, name: str, wanted: dict[str, str], overwrite: bool) -> 
             f"{name} is not a folder", f"move it away (`mv {name} {name}.mine`) and try again"
         )
     count = 0
-    with dvc_repo(layout) as repo, no_space("run the same command again to finish"):
-        cache, state, links = cache_folder(layout), repo.state, list(repo.cache.local.cache_types)
+    with known.database(layout) as state, no_space("run the same command again to finish"):
+        cache, links = cache_folder(layout), known.links(layout)
         for path in sorted(walk(folder) - set(wanted)) if overwrite else ():
             if _is_stored(layout, state, folder / path):
                 (folder / path).unlink()
@@ -287,7 +249,7 @@ def _lay(layout: Layout, name: str, wanted: dict[str, str], overwrite: bool) -> 
         told = []
         for path, md5 in wanted.items():
             target, source = folder / path, object_path(cache, md5)
-            if _known_md5(state, target) == md5:
+            if known.md5_of(state, target) == md5:
                 continue
             if not (target.is_file() and target.samefile(source)):
                 if target.exists() and not overwrite:
@@ -302,7 +264,7 @@ def _lay(layout: Layout, name: str, wanted: dict[str, str], overwrite: bool) -> 
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link_file(source, target, links)
                 count += 1
-            told.append((str(target), HashInfo("md5", md5), _info(target)))
+            told.append((str(target), HashInfo("md5", md5), known.info(target)))
         if folder.is_dir():
             sync_folders({folder} | {(folder / path).parent for path in wanted})
             state.save_many(told, localfs)

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,7 +22,6 @@ from mvc.errors import ObjectCorrupt, ObjectMissing, StoreError
 from mvc.store.layout import Layout
 from mvc.types import Pointer
 
-BLOCK = 1 << 20
 Entry = tuple[str, str, int | None]
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _DEEPEST = 20
@@ -55,6 +55,7 @@ def format_pointer(pointer: Pointer) -> bytes:
     return text.getvalue().encode()
 
 
+@lru_cache(maxsize=64)
 def parse_pointer(text: bytes | str, name: str) -> Pointer:
     """Read a `.dvc` file.
 
@@ -155,10 +156,13 @@ def _stays(path: str) -> bool:
     )
 
 
-def cache_folder(layout: Layout) -> Path:
-    """Where DVC keeps objects by md5: `.dvc/cache/files/md5`, or below the configured cache.dir.
+def configured(layout: Layout, section: str, option: str) -> tuple[str, Path] | None:
+    """What DVC's configuration says, and the file that says it: the last one counts.
 
-    Source: dvc/config.py (system, global, repo, local: the last one that says it counts).
+    Source: dvc/config.py (system, global, repo, local).
+
+    Raises:
+        StoreError: a file cannot be read.
     """
     import platformdirs
     from configobj import ConfigObj, ConfigObjError  # type: ignore[import-untyped]
@@ -166,19 +170,31 @@ def cache_folder(layout: Layout) -> Path:
     system = os.getenv("DVC_SYSTEM_CONFIG_DIR") or platformdirs.site_config_dir("dvc", "iterative")
     user = os.getenv("DVC_GLOBAL_CONFIG_DIR") or platformdirs.user_config_dir("dvc", "iterative")
     dvc = layout.root / ".dvc"
-    found = dvc / "cache"
-    tracked = dvc / "config"
-    for file in (*(Path(f, "config") for f in (system, user)), tracked, dvc / "config.local"):
+    for file in (
+        dvc / "config.local",
+        dvc / "config",
+        *(Path(f, "config") for f in (user, system)),
+    ):
         if not file.is_file():
             continue
         try:
-            named = ConfigObj(str(file), interpolation=False).get("cache", {}).get("dir")
+            found = ConfigObj(str(file), interpolation=False).get(section, {}).get(option)
         except ConfigObjError as error:
             raise StoreError(f"{file} cannot be read: {error}", "correct that file") from error
-        if named:
-            found = Path(os.path.normpath(file.parent / Path(named).expanduser()))
-            if file == tracked:
-                _refuse_outside(layout, found)
+        if found:
+            return (",".join(found) if isinstance(found, list) else str(found)), file
+    return None
+
+
+def cache_folder(layout: Layout) -> Path:
+    """Where DVC keeps objects by md5: `.dvc/cache/files/md5`, or below the configured cache.dir."""
+    named = configured(layout, "cache", "dir")
+    if named is None:
+        return layout.root / ".dvc" / "cache" / "files" / "md5"
+    folder, file = named
+    found = Path(os.path.normpath(file.parent / Path(folder).expanduser()))
+    if file == layout.root / ".dvc" / "config":
+        _refuse_outside(layout, found)
     return found / "files" / "md5"
 
 

@@ -18,9 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from mvc.errors import MvcError, RemoteError
+from mvc.errors import MvcError, RemoteError, StoreError
 from mvc.store import foreign, remotes
-from mvc.store.cache import PROTECTED, dvc_repo
+from mvc.store.cache import PROTECTED, refusals
 from mvc.store.files import TEMPORARY, sync_file, temporary
 from mvc.store.layout import Layout
 from mvc.types import Progress
@@ -235,10 +235,21 @@ def opened(layout: Layout, name: str) -> Iterator[Wire]:
             f"`mvc remote add {name} --git {remotes.masked(remote.git_url or 'URL')} --data URL`",
         )
     foreign.check_dvc(layout)
-    with _spoken(layout, name, remote.data_url), dvc_repo(layout) as repo:
-        odb = repo.cloud.get_remote_odb(name)
-        _harden(odb.fs)
-        yield Wire(name, odb)
+    with _spoken(layout, name, remote.data_url), refusals():
+        from dvc.config import Config
+        from dvc.fs import get_cloud_fs
+        from dvc_data.hashfile.db import get_odb
+
+        # What DataCloud.get_remote_odb does (dvc/data_cloud.py), without a Repo.
+        kind, options, path = get_cloud_fs(Config(str(layout.root / ".dvc")), name=name)
+        fs = kind(**options)
+        if options.get("worktree") or fs.version_aware:
+            raise StoreError(
+                f"DVC refused: remote {name} is cloud versioned", "take one that is not"
+            )
+        _harden(fs)
+        folder = fs.join(path, "files", "md5")
+        yield Wire(name, get_odb(fs, folder, hash_name="md5", **options))
 
 
 def _harden(fs: Any) -> None:
@@ -273,7 +284,7 @@ def _spoken(layout: Layout, name: str, url: str) -> Iterator[None]:
     except RemoteError:
         raise
     except MvcError as error:
-        # `dvc_repo` wraps what DVC says of the remote's configuration.
+        # `refusals` wraps what DVC says of the remote's configuration.
         if error.__cause__ is None or not error.message.startswith("DVC refused"):
             raise
         raise _failed(layout, name, url, error.message) from None

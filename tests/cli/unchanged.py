@@ -24,7 +24,7 @@ from tests.tiny import make_base
 _PATIENCE_S = 60
 _LONGEST_ERROR = 2000
 # The lock's file stays when the lock is free; git and DVC keep notes of what they last looked at.
-_NOTES = (".mvc/lock", ".dvc/tmp", ".git/index")
+_NOTES = (".mvc/lock", ".mvc/batches.json", ".dvc/tmp", ".git/index")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mvc.errors import ObjectCorrupt, ObjectMissing, StoreError
-from mvc.store import objects, user
+from mvc.store import known, objects, user
 from mvc.store.layout import Layout
 from mvc.types import Pointer
 from tests.store.conftest import content, dvc, fill, git, make
@@ -272,3 +272,25 @@ def test_init_is_quiet_and_configured(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert set(staged) == set(objects.INIT_FILES)
     with pytest.raises(StoreError, match="cannot be set up"):
         objects.init(made)
+
+
+def test_the_database_of_hashes_is_dvc_s_own(
+    empty: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another place DVC would read each file again; other links it would replace."""
+    from dvc.repo import Repo
+
+    def agree() -> None:
+        repo = Repo(str(empty.root))
+        assert str(known.folder(empty)) == repo.site_cache_dir
+        assert known.links(empty) == list(repo.cache.local.cache_types)
+        repo.close()
+
+    agree()
+    dvc(empty.root, "config", "--local", "core.site_cache_dir", str(empty.root.parent / "site"))
+    dvc(empty.root, "config", "--local", "cache.type", "hardlink,copy")
+    agree()
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR")
+    agree()
+    dvc(empty.root, "config", "--local", "--unset", "core.site_cache_dir")
+    assert known._site_cache() == "/var/tmp/dvc"
