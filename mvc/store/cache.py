@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,15 @@ def hash_file(path: Path, rel: str) -> FileDigest:
 
 def hash_folder(folder: Path) -> tuple[FileDigest, ...]:
     """Every file below `folder`, hashed, sorted by path."""
-    return tuple(hash_file(folder / rel, rel) for rel in sorted(walk(folder)))
+    names = sorted(walk(folder))
+
+    def hashed(rel: str) -> FileDigest:
+        return hash_file(folder / rel, rel)
+
+    if sum((folder / rel).stat().st_size for rel in names) < _BLOCK:
+        return tuple(map(hashed, names))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # adapter and moments beside each other
+        return tuple(pool.map(hashed, names))
 
 
 def store_folder(

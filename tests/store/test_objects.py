@@ -294,3 +294,14 @@ def test_the_database_of_hashes_is_dvc_s_own(
     agree()
     dvc(empty.root, "config", "--local", "--unset", "core.site_cache_dir")
     assert known._site_cache() == "/var/tmp/dvc"
+
+
+def test_large_files_of_a_folder_are_hashed_as_small_ones_are(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.bin").write_bytes(os.urandom((9 << 20) * (number > 0) + number))
+    found = objects.hash_folder(tmp_path)
+    assert found == tuple(objects.hash_file(tmp_path / f"{n}.bin", f"{n}.bin") for n in range(3))
+    for each in found:
+        data = (tmp_path / each.path).read_bytes()
+        assert (each.md5, each.size_bytes) == (hashlib.md5(data).hexdigest(), len(data))
+        assert each.sha256 == hashlib.sha256(data).hexdigest()
