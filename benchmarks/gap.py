@@ -4,22 +4,21 @@ Beside each other in one run: the daemon's stream, a process per batch (`mvc tra
 memory copy of the state. On the embedded 135M base, and on a state of the size that the users
 have: 80.7M parameters in a wide LoRA on a thin base, 323 MB of adapter and 646 MB of moments.
 
-    python benchmarks/gap.py [--batches 6] [--out gap.json]
+    python -m benchmarks.gap [--batches 6] [--base smollm2-135m]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
+
+from benchmarks import frame
 
 SMOLLM = ["train.max_length=64", "train.micro_batch_size=1", "train.packing=false"]
 WIDE = ["train.max_length=16", "train.micro_batch_size=1", "train.packing=false", "lora.r=2048"]
@@ -50,14 +49,14 @@ def wide_base(folder: Path) -> Path:
     return folder
 
 
-def batches(folder: Path, count: int) -> list[Path]:
-    """Data files of real text, `ROWS` rows each."""
+def batches(folder: Path, count: int, rows: int = ROWS) -> list[Path]:
+    """Data files of real text, `rows` rows each."""
     texts = [" ".join(text.split())[:400] for _, text in sorted(topics.items())]
     paths = []
     for i in range(count):
         path = folder / f"batch-{i:02}.jsonl"
-        rows = [texts[(i * ROWS + k) % len(texts)] for k in range(ROWS)]
-        path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+        some = [texts[(i * rows + k) % len(texts)] for k in range(rows)]
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
         paths.append(path)
     return paths
 
@@ -117,7 +116,7 @@ def streamed(root: Path, paths: list[Path], out: Path) -> None:
 
     tensors = load_file(at.state / state.ADAPTER), state.load_torch(at.state / state.OPTIMIZER)
     copies = []
-    for _ in range(5):
+    for _ in range(len(paths) - 1):
         begun = time.time()
         copy = live.copied(tensors)
         copies.append(time.time() - begun)
@@ -147,59 +146,55 @@ def measure(name: str, base: str, sets: list[str], folder: Path, count: int) -> 
         init.init(folder / f"{name}-{kind}", base, sets=sets).root for kind in ("stream", "process")
     ]
     paths = batches(folder, count)
-    me = [sys.executable, __file__]
+    me = [sys.executable, "-m", "benchmarks.gap"]
     log, figures = folder / f"{name}.jsonl", folder / f"{name}.json"
     subprocess.run([*me, "--stream", str(roots[0]), str(figures), *map(str, paths)], check=True)
     for path in paths:
         subprocess.run([*me, "--single", str(roots[1]), str(log), str(path)], check=True)
     found = json.loads(figures.read_text())
     told = [tuple(json.loads(line)) for line in log.read_text().splitlines()]
-    stream, process, copy = found["gaps"], gaps(told), found["copies"]
     states = [(root / "current_model.dvc").read_text().split("md5: ")[1][:32] for root in roots]
     return {
-        "state_mb": found["bytes"] / 1e6,
-        "stream_s": statistics.median(stream),
-        "stream_max_s": max(stream),
-        "process_s": statistics.median(process),
-        "copy_s": statistics.median(copy),
-        "of_process": statistics.median(stream) / statistics.median(process),
-        "of_copy": statistics.median(stream) / statistics.median(copy),
+        "stream": found["gaps"],
+        "process": gaps(told),
+        "copy": found["copies"],
+        "bytes": found["bytes"],
         "same_bits": states[0] == states[1],
-        "batches": count,
     }
 
 
 def main() -> None:
-    """Run both sizes and write the figures."""
+    """Run one size, by default the user's, and write results/gap.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, default=6)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--base", choices=["wide", "smollm2-135m"], default="wide")
     parser.add_argument("--stream", nargs="+")
     parser.add_argument("--single", nargs=3)
-    parser.add_argument("--only", choices=["smollm2-135m", "wide"])
     args = parser.parse_args()
     if args.stream:
         root, out, *paths = map(Path, args.stream)
         streamed(root, paths, out)
-        return
-    if args.single:
+    elif args.single:
         root, out, path = map(Path, args.single)
         single(root, path, out)
-        return
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
-        folder = Path(name)
-        found = {}
-        if args.only != "wide":
-            found["smollm2-135m"] = measure(
-                "smollm2-135m", "smollm2-135m", SMOLLM, folder, args.batches
-            )
-        if args.only != "smollm2-135m":
-            base = str(wide_base(folder / "base"))
-            found["wide"] = measure("wide", base, WIDE, folder, args.batches)
-    text = json.dumps(found, indent=2) + "\n"
-    if args.out:
-        args.out.write_text(text)
-    sys.stdout.write(text)
+    else:
+        with frame.workplace() as folder:
+            wide = args.base == "wide"
+            base = str(wide_base(folder / "base")) if wide else args.base
+            found = measure(args.base, base, WIDE if wide else SMOLLM, folder, args.batches)
+        told(args.base, found)
+
+
+def told(base: str, found: dict[str, Any]) -> None:
+    """Write the rows; the file of another base than the user's size has its name."""
+    what = f"GPU idle between two batches, {found['bytes'] / 1e6:,.0f} MB, daemon"
+    same = "the same bits" if found["same_bits"] else "DIFFERENT BITS"
+    rows = [
+        frame.row(what, "a process per batch", found["stream"], found["process"], at_most=0.05,
+                  why=f"the two lines end in {same}"),
+        frame.row(what, "a memory copy of the state", found["stream"], found["copy"], at_most=1.5),
+    ]  # fmt: skip
+    frame.write("gap" if base == "wide" else f"gap-{base}", rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""Peak memory of `mvc train` beside a Trainer script that goes on from its checkpoint.
+
+At the user's size (323 MB of adapter, 646 MB of moments, a real wide LoRA): the same number of
+steps, one batch more of a line that has moments already. Peaks are the system's, of the whole
+process and what it started.
+
+    python -m benchmarks.memory
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import frame, training
+from benchmarks.gap import WIDE
+
+STEPS = 2
+
+
+def main() -> None:
+    """Measure, write results/memory.json."""
+    with frame.workplace() as folder:
+        root = training.make(folder, "wide", [*WIDE, "train.checkpoint_steps=0"])
+        data = training.short(folder / "short.jsonl", STEPS)
+        rows = training.dumped(root, data)
+        words: dict[str, dict[str, Any]] = {
+            "lora": {"r": 2048},
+            "args": {"per_device_train_batch_size": 1},
+        }
+        first = training.spec(folder, "trainer", rows, **words)
+        training.child("-m", "benchmarks.script", first)
+        frame.call("mvc", "train", data, cwd=root)
+        checkpoint = folder / "trainer-out" / f"checkpoint-{STEPS}"
+        # global_step ends a resumed run before its first step, so it has one epoch more
+        words["args"] |= {"num_train_epochs": 2, "save_strategy": "epoch"}
+        more = training.spec(folder, "trainer", rows, **words, resume=str(checkpoint))
+
+        def ours() -> float:
+            return training.child("-m", "mvc", "-C", root, "train", "--again", data)[0] / 1e6
+
+        def theirs() -> float:
+            return training.child("-m", "benchmarks.script", more)[0] / 1e6
+
+        found = frame.interleaved({"mvc": ours, "script": theirs})
+    row = frame.row(
+        "peak memory of `mvc train`",
+        "the Trainer script",
+        found["mvc"],
+        found["script"],
+        at_most=1.02,
+        unit="MB",
+    )
+    frame.write("memory", [row])
+
+
+if __name__ == "__main__":
+    main()

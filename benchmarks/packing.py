@@ -1,0 +1,77 @@
+"""Tokens per second on short chats: `mvc train` packs them; a Trainer script pads them.
+
+The third is TRL's SFTTrainer with packing=True, as its documentation says, on the same file. All
+train the same tokens once; padding counts for nobody. A small random Llama.
+
+    python -m benchmarks.packing
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks import frame, training
+
+CHATS = 90
+LENGTH = 256
+ROWS = 8  # of a micro-batch, packed or not: the Trainer's default
+SFT = {
+    "packing": True,
+    "max_length": LENGTH,
+    # its defaults are for a GPU, and would slow it down here
+    "bf16": False,
+    "gradient_checkpointing": False,
+}
+WHAT = "tokens per second on short rows (chats)"
+
+
+def main() -> None:
+    """Measure, write results/packing.json."""
+    with frame.workplace() as folder:
+        sets = [f"train.max_length={LENGTH}", f"train.micro_batch_size={ROWS}"]
+        root = training.make(folder, "middle", sets)
+        padded = training.make(folder, "middle", [*sets, "train.packing=false"])
+        data = training.chats(folder / "chats.jsonl", CHATS)
+        dump = training.dumped(padded, data)
+        args = {"per_device_train_batch_size": ROWS}
+        plain = training.spec(folder, "trainer", dump, args=args)
+        sft = training.spec(folder, "sft", data, args=args | SFT)
+        lengths = sorted(len(json.loads(line)["input_ids"]) for line in dump.open())
+
+        def pace(*words: str | Path) -> float:
+            return sum(lengths) / training.clocked(folder, *words).loop_s
+
+        found = frame.interleaved(
+            {
+                "mvc": lambda: pace("mvc", root, data),
+                "script": lambda: pace("script", plain),
+                "sft": lambda: pace("script", sft),
+            }
+        )
+    middle, most = lengths[len(lengths) // 2], lengths[-1]
+    about = f"rows of {middle} tokens (median) to {most}"
+    rows = [
+        frame.row(
+            WHAT,
+            "the Trainer script without packing",
+            found["mvc"],
+            found["script"],
+            at_least=2.0,
+            unit="tokens/s",
+            why=about,
+        ),
+        frame.row(
+            WHAT,
+            "TRL's SFTTrainer with packing",
+            found["mvc"],
+            found["sft"],
+            at_least=1.0,
+            unit="tokens/s",
+        ),
+    ]
+    frame.write("packing", rows)
+
+
+if __name__ == "__main__":
+    main()

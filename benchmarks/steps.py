@@ -1,0 +1,91 @@
+"""Training steps per second: `mvc train` beside an unmodified Trainer script, on the same rows.
+
+On the embedded base (SmolLM2-135M, as a folder), and on a small random Llama whose steps are so
+short that what is done around each of them shows.
+
+    python -m benchmarks.steps
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import frame, training
+
+WHAT, AGAINST = "training steps per second", "an unmodified Trainer script"
+SIZES = {  # tokens of a row, rows
+    "smollm2-135m": (64, 24),
+    "middle": (32, 100),
+}
+ROWS_PER_STEP = 2
+
+
+def main() -> None:
+    """Measure both bases, write results/steps.json."""
+    rows = []
+    for base in SIZES:
+        with frame.workplace() as folder:
+            rows += measure(folder, base)
+    frame.write("steps", rows)
+
+
+def measure(folder: Path, base: str) -> list[frame.Row]:
+    """The pace inside the loop, and the whole process, on one base."""
+    length, count = SIZES[base]
+    sets = [f"train.max_length={length}", f"train.micro_batch_size={ROWS_PER_STEP}"]
+    sets += ["train.packing=false", "train.checkpoint_steps=0"]
+    root = training.make(folder, base, sets)
+    # texts longer than a row: each row is full
+    data = training.texts(folder / "texts.jsonl", count * length // 400 + 1)
+    script = training.spec(
+        folder,
+        "trainer",
+        training.dumped(root, data),
+        args={
+            "per_device_train_batch_size": ROWS_PER_STEP,
+            "train_sampling_strategy": "sequential",
+        },
+    )
+    seconds: dict[str, list[float]] = {"mvc": [], "script": []}
+    spent: dict[str, list[float]] = {"mvc": [], "script": []}
+
+    def run(name: str, *words: str | Path) -> float:
+        done = training.clocked(folder, *words)
+        seconds[name].append(done.process_s)
+        spent[name].append(done.cpu_s)
+        return done.steps_per_s
+
+    found = frame.interleaved(
+        {
+            "mvc": lambda: run("mvc", "mvc", root, data),
+            "script": lambda: run("script", "script", script),
+        }
+    )
+    about = "the embedded base" if base == "smollm2-135m" else "a small random Llama"
+    bound = 0.99 if base == "smollm2-135m" else None
+    return [
+        frame.row(
+            f"{WHAT}, {about}",
+            AGAINST,
+            found["mvc"],
+            found["script"],
+            at_least=bound,
+            unit="steps/s",
+        ),
+        frame.row(
+            f"processor time of a step, {about}",
+            AGAINST,
+            spent["mvc"],
+            spent["script"],
+        ),
+        frame.row(
+            f"the whole process, start to exit, {about}",
+            AGAINST,
+            seconds["mvc"],
+            seconds["script"],
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    main()
