@@ -7,15 +7,12 @@ leaves a mark when it is imported. Whatever could import them happens in a forke
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import psutil
 import pytest
 
 from mvc.cli import main
@@ -25,7 +22,6 @@ from mvc.errors import BaseModelError, ConfigError, MvcError, UsageError
 from mvc.ops import checkout, fsck, init, log, pull, push, show, status, stream, train, trust
 from mvc.store import user
 from mvc.store.layout import Layout
-from mvc.types import TrainResult
 from tests.ops.conftest import SETS, edit, git, sound, train_one
 from tests.ops.lines import cloned, share
 from tests.processes import in_process
@@ -226,29 +222,13 @@ def test_changed_code_that_is_allowed_runs_on_the_same_line(
     assert "modeling_x" in machine.ran()
 
 
-def test_a_rank_under_torchrun_may_too(
-    machine: Machine, batches: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It knows only what its job says, which comes to it as JSON."""
-    from mvc.engine import train as engine
-    from mvc.engine import worker
-
-    at, run, told = machine.init(), engine.run, dict[str, Any]()
+def test_ranks_under_torchrun_may_too(machine: Machine, batches: list[Path]) -> None:
+    """A rank knows only what its job says; each of them imports the model's own class."""
+    at = machine.init()
+    edit(at, "train.micro_batch_size=1")
     machine.ran()
-
-    def as_rank(job: engine.Job, *_: object) -> TrainResult:
-        monkeypatch.setattr(engine, "run", run)
-        path = Path(job.run) / "job.json"
-        path.write_bytes(msgspec.json.encode(job))
-        worker.main(str(path))
-        result: TrainResult = told["result"]
-        return result
-
-    monkeypatch.setattr(engine, "run", as_rank)
-    monkeypatch.setattr(worker, "_tell", lambda **event: told.update(event))
-    monkeypatch.setenv(worker.PARENT, f"{os.getpid()} {psutil.Process().create_time()}")
-    trains(at, batches[0])
-    assert "modeling_x" in machine.ran()
+    trains(at, batches[0], nproc=2)
+    assert machine.ran().count("modeling_x") == 2
 
 
 def test_a_pulled_mvc_toml_cannot_switch_it_on(machine: Machine, batches: list[Path]) -> None:
