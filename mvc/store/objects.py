@@ -177,7 +177,7 @@ def verify(
             while the file is as DVC last saw it.
         deep: Read also what is as it was when it was last read (inode, mtime and size in DVC's
             state database). Reading costs four times a copy (FACTS.md, md5), a checkout next to
-            nothing: it trusts, training and pulling do not.
+            nothing: it trusts, and so does a pull what it hashed on its way. Training does not.
 
     Raises:
         ObjectCorrupt: naming the file, the commit and what is wrong.

@@ -17,12 +17,13 @@ from typing import BinaryIO
 
 from mvc.errors import DiskFull, ObjectCorrupt, ObjectMissing
 from mvc.sharing import Transfer, Wanted
+from mvc.store import objects
 from mvc.store.cache import PROTECTED
 from mvc.store.files import no_space, sync_folders, temporary
 from mvc.store.layout import Layout
 from mvc.store.pointers import cache_folder, object_path, verify_object
 from mvc.store.wire import Absent, Meter, Wire, each, opened
-from mvc.types import SILENT, Progress
+from mvc.types import SILENT, FileDigest, Progress
 
 BLOCK = 4 << 20
 LISTING_LIMIT = 16 << 20
@@ -164,11 +165,11 @@ def fetch(
         _require_space(cache, sum(bound.values()))
         text = f"Fetching {len(there)} object{'' if len(there) == 1 else 's'} from {wire.name}"
         meter = Meter(progress, text, sum(bound.values()))
-        touched: set[Path] = {cache}
+        arrived: dict[str, FileDigest] = {}
 
         def bring(md5: str) -> None:
             try:
-                touched.add(_bring(wire, cache, todo[md5], there[md5], bound[md5], meter))
+                arrived[md5] = _bring(wire, cache, todo[md5], there[md5], bound[md5], meter)
             except Absent:  # it went away since it was listed
                 absent.append(todo[md5][0])
 
@@ -177,7 +178,9 @@ def fetch(
             try:
                 each(bring, list(there), meter)
             finally:
-                sync_folders(touched)
+                sync_folders({cache} | {object_path(cache, md5).parent for md5 in arrived})
+        # What was hashed on its way need not be read again before the branch moves.
+        objects.remember(layout, [f for md5, f in arrived.items() if not md5.endswith(".dir")])
         meter.end()
         if absent:
             raise _absent(wire, absent)
@@ -220,8 +223,8 @@ def _require_space(cache: Path, needed: int) -> None:
 
 def _bring(
     wire: Wire, cache: Path, items: list[Wanted], there: int | None, bound: int, meter: Meter
-) -> Path:
-    """Fetch one object, at most twice; returns the folder that it is in now."""
+) -> FileDigest:
+    """Fetch one object, at most twice; returns its hashes."""
     md5 = items[0].md5
     target = object_path(cache, md5)
     problem = ""
@@ -232,14 +235,15 @@ def _bring(
                 if there is not None and there > bound:
                     raise _Wrong(f"is {there} bytes, should be {bound}")
                 with wire.open(md5) as source:
-                    _compare(items, *_copy(source, out, bound, meter.adder(md5)))
+                    size, *hashes = _copy(source, out, bound, meter.adder(md5))
+                _compare(items, size, *hashes)
                 out.flush()
                 os.fsync(out.fileno())
             half.chmod(PROTECTED)
             target.parent.mkdir(parents=True, exist_ok=True)
             half.replace(target)
             sync_folders([target.parent.parent])
-            return target.parent
+            return FileDigest(items[0].path, size, *hashes)
         except _Wrong as wrong:
             problem = str(wrong)
             meter.correct(md5, before)

@@ -81,7 +81,7 @@ def checkout(layout: Layout, commit: str, branch: str | None, *, partial: bool =
     for pointer in _state_and_batch(root, commit):
         if not partial:
             objects.require(layout, pointer, commit)
-    _verify(layout, commit, deep=False)
+    _verify(layout, commit)
     ref = f"refs/heads/{branch}" if branch else ""
     if ref and tracked.commit_of(root, ref) != commit:
         raise StoreError(
@@ -211,7 +211,7 @@ def retrace(
         for pointer in _state_and_batch(root, commit):
             if not partial:
                 objects.require(layout, pointer, commit)
-        _verify(layout, commit, deep=False)
+        _verify(layout, commit)
         _clear_way(root, commit)
     before = tracked.head_name(root)
     ends = ((before, ref or commit), (here, commit))
@@ -244,14 +244,14 @@ def _move(layout: Layout, journal: Journal, words: str) -> int:
         return settle(layout, journal)
 
 
-def _verify(layout: Layout, commit: str, *, deep: bool = True) -> None:
+def _verify(layout: Layout, commit: str) -> None:
     """Refuse `commit` if an object that it brings here is damaged, or its manifest lies."""
     here = tracked.commit_of(layout.root, "HEAD")
     held: list[Wanted] = []
     if here is not None:
         with contextlib.suppress(MvcError):  # what HEAD cannot vouch for is read
             held = manifest.files(layout, [here]) if here != commit else []
-    objects.verify(layout, manifest.files(layout, [commit]), held, deep=deep)
+    objects.verify(layout, manifest.files(layout, [commit]), held, deep=False)
 
 
 def _state_and_batch(root: Path, commit: str) -> tuple[Pointer, ...]:
