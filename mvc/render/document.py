@@ -13,19 +13,40 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
+import msgspec
+
 from mvc.keeping import State
 from mvc.sharing import ExportResult
 from mvc.types import BatchPlan, BatchResult, CheckoutResult, Commit, CommitDetail, Snapshot
 from mvc.watching import WatchHealth
 
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+
+
 def dump(value: Any) -> str:
     """`value` as one indented JSON document; dataclasses, times and paths included."""
-    return json.dumps(simple(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # Where json indents, it writes in Python: 1.0 s for 10,000 commits.
+    try:
+        text = json.dumps(value, default=simple, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError):  # a number that JSON has not, a key that is no text
+        text = json.dumps(simple(value), ensure_ascii=False, allow_nan=False)
+    try:
+        return msgspec.json.format(text, indent=2)
+    except UnicodeEncodeError:  # half a surrogate pair, of a file name that is no UTF-8
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
 
 
 def simple(value: Any) -> Any:
     """`value` made of what JSON has."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): simple(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [simple(item) for item in value]
     if isinstance(value, Commit):
         return commit(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -36,8 +57,6 @@ def simple(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, PurePath):
         return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     if isinstance(value, Iterable) and not isinstance(value, str):
         return [simple(item) for item in value]
     return value

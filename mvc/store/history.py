@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from mvc.errors import RepoError, RevisionNotFound
 from mvc.store import git
@@ -45,6 +44,7 @@ _UNSAFE = re.compile(
 _DAY = re.compile(r"refs/tags/" + SNAPSHOT_PREFIX + r"([0-9]{4}-[0-9]{2}-[0-9]{2})")
 _HASH = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _HEADS = "refs/heads/"
+_KINDS = frozenset(get_args(Kind))
 
 _LOG = (
     "log",
@@ -324,22 +324,20 @@ def _not_found(rev: str) -> RevisionNotFound:
 
 def _read(hash_: str, parents: str, when: str, refs: str, text: str) -> Commit:
     names = [ref.removeprefix("HEAD -> ").removeprefix("tag: ") for ref in refs.split(", ")]
-    plain = Commit(
-        commit=hash_,
-        parents=tuple(parents.split()),
-        kind="other",
-        batch=None,
-        time=_time(when),
-        message=text.strip(),
-        branches=tuple(name.removeprefix(_HEADS) for name in names if name.startswith(_HEADS)),
-        snapshots=tuple(day[1] for name in names if (day := _DAY.fullmatch(name))),
-        is_head=refs.startswith("HEAD"),
-    )
+    gits = {
+        "commit": hash_,
+        "parents": tuple(parents.split()),
+        "time": _time(when),
+        "branches": tuple(name.removeprefix(_HEADS) for name in names if name.startswith(_HEADS)),
+        "snapshots": tuple(day[1] for name in names if (day := _DAY.fullmatch(name))),
+        "is_head": refs.startswith("HEAD"),
+    }
+    message = text.strip()
     try:
-        return _with_trailers(plain)
+        return _with_trailers(gits, message)
     except (ValueError, KeyError):
         # Made by another hand: shown as any other commit is.
-        return plain
+        return Commit(**gits, kind="other", batch=None, message=message)
 
 
 def _time(told: str) -> datetime:
@@ -350,16 +348,16 @@ def _time(told: str) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
-def _with_trailers(plain: Commit) -> Commit:
-    message, _, tail = plain.message.rpartition("\n\n")
-    pairs = [(key, value) for key, _, value in (line.partition(": ") for line in tail.split("\n"))]
-    said = dict(pairs)
-    if not message or said["Kind"] not in get_args(Kind):
+def _with_trailers(gits: dict[str, Any], text: str) -> Commit:
+    message, _, tail = text.rpartition("\n\n")
+    pairs = [line.partition(": ") for line in tail.split("\n")]
+    said = {key: value for key, _, value in pairs}
+    if not message or said["Kind"] not in _KINDS:
         raise ValueError
-    if not _HASH.fullmatch(said.get("Rollback-To", "0" * 40)):
+    if "Rollback-To" in said and not _HASH.fullmatch(said["Rollback-To"]):
         raise ValueError
-    return replace(
-        plain,
+    return Commit(
+        **gits,
         kind=cast(Kind, said["Kind"]),
         batch=int(said["Batch"]) if "Batch" in said else None,
         message=message,
@@ -383,7 +381,7 @@ def _with_trailers(plain: Commit) -> Commit:
         curve=tuple(map(float, said.get("Loss-Curve", "").split())),
         rollback_to=said.get("Rollback-To"),
         gate=_gate(said["Gate"]) if "Gate" in said else None,
-        warnings=tuple(_unescape(value) for key, value in pairs if key == "Warning"),
+        warnings=tuple(_unescape(value) for key, _, value in pairs if key == "Warning"),
     )
 
 
