@@ -4,7 +4,10 @@ Beside each other in one run: the daemon's stream, a process per batch (`mvc tra
 memory copy of the state. On the embedded 135M base, and on a state of the size that the users
 have: 80.7M parameters in a wide LoRA on a thin base, 323 MB of adapter and 646 MB of moments.
 
-    python -m benchmarks.gap [--batches 6] [--base smollm2-135m]
+The clock begins with the end of a batch's last step. It ends where the next batch's first
+micro-batch begins, and what the first optimizer step waits for the copy of the state is added.
+
+    python -m benchmarks.gap [--base smollm2-135m]
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -23,6 +27,7 @@ from benchmarks import frame
 SMOLLM = ["train.max_length=64", "train.micro_batch_size=1", "train.packing=false"]
 WIDE = ["train.max_length=16", "train.micro_batch_size=1", "train.packing=false", "lora.r=2048"]
 ROWS = 14  # a batch must outlast the commit of the one before, as it does in use
+ROUNDS, ROUND = 3, 3  # six gaps of each
 
 
 def wide_base(folder: Path) -> Path:
@@ -61,33 +66,49 @@ def batches(folder: Path, count: int, rows: int = ROWS) -> list[Path]:
     return paths
 
 
-def probe(told: list[tuple[str, float]]) -> None:
-    """Note the beginning of each step's computation, and the end of each optimizer step."""
-    from mvc.engine.batch import Batch
-    from mvc.engine.trainer import BatchTrainer
+def probe(told: list[tuple[str, float]], synchronize: Callable[[], None] = lambda: None) -> None:
+    """Note the beginning of each step's computation, the end of each optimizer step, and how long
+    the first one was held until the state before it was copied.
 
-    step, record = BatchTrainer.training_step, Batch.record
+    `synchronize` waits for the device, so that the clock tells when it was done.
+    """
+    from mvc.engine.batch import Batch
+    from mvc.engine.trainer import BatchTrainer, Beginning
+
+    step, record, held = BatchTrainer.training_step, Batch.record, Beginning.on_pre_optimizer_step
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
         told.append(("begin", time.time()))
         return step(self, *args, **kwargs)
 
     def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
+        synchronize()
         told.append(("end of batch" if self.done + 1 == self.num_steps else "end", time.time()))
         record(self, *args, **kwargs)
 
+    def on_pre_optimizer_step(self: Any, *args: Any, **kwargs: Any) -> None:
+        begun = time.time()
+        held(self, *args, **kwargs)
+        synchronize()
+        told.append(("held", time.time() - begun))
+
     BatchTrainer.training_step = training_step
     Batch.record = recorded
+    Beginning.on_pre_optimizer_step = on_pre_optimizer_step
 
 
 def gaps(told: list[tuple[str, float]]) -> list[float]:
-    """Seconds from each batch's last step to the next batch's first."""
-    found, last = [], None
+    """Seconds that the GPU waits between each batch's last step and the next batch's first."""
+    found: list[float] = []
+    last, first = None, False
     for what, when in told:
         if what == "begin" and last is not None:
             found.append(when - last)
-            last = None
-        if what == "end of batch":
+            last, first = None, True
+        elif what == "held" and first:
+            found[-1] += when
+            first = False
+        elif what == "end of batch":
             last = when
     return found
 
@@ -138,35 +159,36 @@ def single(root: Path, path: Path, out: Path) -> None:
         file.writelines(json.dumps(each) + "\n" for each in told)
 
 
-def measure(name: str, base: str, sets: list[str], folder: Path, count: int) -> dict[str, Any]:
-    """One row of the table; stream and processes take turns on the same files."""
+def measure(name: str, base: str, sets: list[str], folder: Path) -> dict[str, Any]:
+    """Stream and processes take turns: three batches each, on the same files."""
     from mvc.ops import init
 
     roots = [
         init.init(folder / f"{name}-{kind}", base, sets=sets).root for kind in ("stream", "process")
     ]
-    paths = batches(folder, count)
+    paths = batches(folder, ROUNDS * ROUND)
     me = [sys.executable, "-m", "benchmarks.gap"]
     log, figures = folder / f"{name}.jsonl", folder / f"{name}.json"
-    subprocess.run([*me, "--stream", str(roots[0]), str(figures), *map(str, paths)], check=True)
-    for path in paths:
-        subprocess.run([*me, "--single", str(roots[1]), str(log), str(path)], check=True)
-    found = json.loads(figures.read_text())
-    told = [tuple(json.loads(line)) for line in log.read_text().splitlines()]
+    found: dict[str, Any] = {"stream": [], "process": [], "copy": []}
+    for turn in range(ROUNDS):
+        some = list(map(str, paths[turn * ROUND : (turn + 1) * ROUND]))
+        subprocess.run([*me, "--stream", str(roots[0]), str(figures), *some], check=True)
+        told = json.loads(figures.read_text())
+        log.unlink(missing_ok=True)
+        for path in some:
+            subprocess.run([*me, "--single", str(roots[1]), str(log), path], check=True)
+        found["stream"] += told["gaps"]
+        found["copy"] += told["copies"]
+        lines = log.read_text().splitlines()
+        found["process"] += gaps([tuple(json.loads(line)) for line in lines])
+        frame.tell(f"  stream {told['gaps']}, process {found['process'][-ROUND + 1 :]}")
     states = [(root / "current_model.dvc").read_text().split("md5: ")[1][:32] for root in roots]
-    return {
-        "stream": found["gaps"],
-        "process": gaps(told),
-        "copy": found["copies"],
-        "bytes": found["bytes"],
-        "same_bits": states[0] == states[1],
-    }
+    return found | {"bytes": told["bytes"], "same_bits": states[0] == states[1]}
 
 
 def main() -> None:
     """Run one size, by default the user's, and write results/gap.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, default=6)
     parser.add_argument("--base", choices=["wide", "smollm2-135m"], default="wide")
     parser.add_argument("--stream", nargs="+")
     parser.add_argument("--single", nargs=3)
@@ -181,7 +203,7 @@ def main() -> None:
         with frame.workplace() as folder:
             wide = args.base == "wide"
             base = str(wide_base(folder / "base")) if wide else args.base
-            found = measure(args.base, base, WIDE if wide else SMOLLM, folder, args.batches)
+            found = measure(args.base, base, WIDE if wide else SMOLLM, folder)
         told(args.base, found)
 
 

@@ -10,14 +10,7 @@ from benchmarks.lines import lengthen
 
 COMMITS, PAGE = 10_000, 40
 RICH = "import click, rich.console, rich.table, rich.text"
-KEYS = (
-    "Kind", "Batch", "Data", "Data-MD5", "Rows", "Tokens", "Steps", "Lifetime-Step", "Loss-First",
-    "Loss-Last", "Loss-Mean", "Loss-Curve", "Rate-First", "Rate-Last", "Gate", "Seconds",
-    "Rollback-To", "Warning",
-)  # fmt: skip
-FIELDS = "%x00".join(
-    ["%H", "%P", "%cI", "%D", "%s", "%b", *(f"%(trailers:key={key},valueonly)" for key in KEYS)]
-)
+FIELDS = "%H%x00%P%x00%cI%x00%D%x00%s%x00%(trailers:only,unfold)"
 
 
 def main() -> None:
@@ -28,18 +21,17 @@ def main() -> None:
         at = new_line(folder / "model", batches=1)
         lengthen(at, COMMITS - 2)
         root = at.root
-        page, count = f"--format={FIELDS}", str(PAGE)
-        plain = "--format=%H%x00%P%x00%cI%x00%D%x00%B"
+        fields, count = f"--format={FIELDS}", str(PAGE)
         found = frame.interleaved(
             {
                 "mvc log": lambda: frame.call("mvc", "log", "-n", count, cwd=root),
                 "git log + rich": lambda: (
-                    frame.call("git", "log", "-n", count, plain, cwd=root)
+                    frame.call("git", "log", "-n", count, fields, cwd=root)
                     + frame.call("python", "-c", RICH, cwd=root)
                 ),
                 "mvc log --json": lambda: frame.call("mvc", "log", "--json", cwd=root),
-                "git log": lambda: frame.call("git", "log", page, cwd=root),
-                "git log, raw": lambda: frame.call("git", "log", plain, cwd=root),
+                "git log": lambda: frame.call("git", "log", fields, cwd=root),
+                "python": lambda: frame.call("python", "-c", RICH, cwd=root),
             },
             repeats=9,
             warm=1,
@@ -59,13 +51,14 @@ def main() -> None:
             found["mvc log --json"],
             found["git log"],
             at_most=2.0,
-            why="the fields are trailers, and git reads them by `%(trailers:key=...)`",
+            why="git prints the trailers as text; mvc reads numbers out of them, marks what is odd "
+            "in each commit and writes JSON, 50 us a commit in Python, after a start of 0.15 s",
         ),
         frame.row(
             f"`mvc log --json`, all {COMMITS:,}",
-            "`git log` of the raw messages, no field read",
+            "the same and a Python start with click and rich",
             found["mvc log --json"],
-            found["git log, raw"],
+            [a + b for a, b in zip(found["git log"], found["python"], strict=True)],
         ),
     ]
     frame.write("log", rows)

@@ -44,7 +44,7 @@ def main() -> None:
         found = frame.interleaved({"mvc": ours, "script": theirs})
     row = frame.row(
         "peak memory of `mvc train`",
-        "the Trainer script",
+        "the Trainer script that resumes from its checkpoint",
         found["mvc"],
         found["script"],
         at_most=1.02,

@@ -1,1 +1,1 @@
-"""What needs a GPU: one program for a whole session on one; README.md says how and what for."""
+"""What needs a GPU: `python -m benchmarks.gpu.session` is a whole session on one."""

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gap as between
 from benchmarks.gpu.bases import SHAPES, data, make
 
 # --- the measurements -----------------------------------------------------------------------------
@@ -78,42 +79,42 @@ def gap(spec: dict[str, Any]) -> dict[str, Any]:
 
     from mvc.engine import live, train
     from mvc.engine.batch import Batch
-    from mvc.engine.trainer import BatchTrainer
 
     shape, folder = SHAPES[spec["base"]], Path(spec["folder"])
     where = make(spec["base"], Path(spec["where"]))
     told: list[tuple[str, float]] = []
-    step, record, taken = BatchTrainer.training_step, Batch.record, live.take
+    between.probe(told, _synchronize)
+    taken, stepping = live.take, threading.Event()
     states: list[live.LiveState] = []
-
-    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        told.append(("begin", time.perf_counter()))
-        return step(self, *args, **kwargs)
-
-    def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
-        _synchronize()
-        told.append(("end", time.perf_counter()))
-        record(self, *args, **kwargs)
 
     def take(trainer: Any) -> live.LiveState:
         states[:] = [taken(trainer)]
         return states[0]
 
-    BatchTrainer.training_step, Batch.record, live.take = training_step, recorded, take  # type: ignore[method-assign]
+    def stepped() -> bool:
+        stepping.set()
+        return False
+
+    def write(batch: Batch) -> None:
+        stepping.wait()  # as the daemon's writer: serialising holds Python's lock
+        batch.write_held()
+
+    live.take = take
     session, job = _session(spec, where)
-    marks, lifetime, writer = [], 0, None
+    lifetime, writer = 0, None
     for number, path in enumerate(data(shape, folder, 4)):
         each = job(path, lifetime, folder / f"run-{number}")
-        batch = train.steps(each, session, warm=number > 0, hold=True)
+        batch = train.steps(each, session, should_stop=stepped, warm=number > 0, hold=True)
         lifetime += batch.num_steps
-        marks.append(len(told))
         if writer:
             writer.join()
-        writer = threading.Thread(target=batch.write_held)
+        stepping.clear()
+        writer = threading.Thread(target=write, args=(batch,))
         writer.start()
     assert writer
+    stepping.set()
     writer.join()
-    gaps = [told[at][1] - told[at - 1][1] for at in marks[:-1]]
+    gaps = between.gaps(told)
     copies = []
     for _ in range(5):
         _synchronize()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mvc.engine.batch import Batch
 
 
-class _Beginning(TrainerCallback):  # type: ignore[misc]
+class Beginning(TrainerCallback):  # type: ignore[misc]
     """Sets the random state before the first step, after the DataLoader has drawn its seed.
 
     And holds the first optimizer step until the state before it is copied for its writer.
@@ -42,11 +42,13 @@ class _Beginning(TrainerCallback):  # type: ignore[misc]
         self.before = batch.warm.cloned if batch.warm else None
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Set the random state, once."""
         if self.batch:
             self.batch.restore_rng()
             self.batch = None
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Wait for the copy of the state before, once."""
         if self.before:
             self.before()
             self.before = None
@@ -234,7 +236,7 @@ def build(batch: Batch, model: PeftModel, collator: Any) -> BatchTrainer:
         args=arguments(batch.train, Path(batch.job.run) / "trainer", batch.job.fsdp),
         train_dataset=rows.dataset(batch.rows, batch.order, batch.done * batch.rows_per_step),
         data_collator=collator,
-        callbacks=[_Beginning(batch)],
+        callbacks=[Beginning(batch)],
     )
     trainer.batch = batch
     for printing in (PrinterCallback, ProgressCallback):

@@ -20,7 +20,6 @@ from mvc.sharing import ExportResult
 from mvc.types import BatchPlan, BatchResult, CheckoutResult, Commit, CommitDetail, Snapshot
 from mvc.watching import WatchHealth
 
-
 _PLAIN = frozenset({str, int, bool, type(None)})
 
 

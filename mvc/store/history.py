@@ -324,7 +324,7 @@ def _not_found(rev: str) -> RevisionNotFound:
 
 def _read(hash_: str, parents: str, when: str, refs: str, text: str) -> Commit:
     names = [ref.removeprefix("HEAD -> ").removeprefix("tag: ") for ref in refs.split(", ")]
-    gits = {
+    gits: dict[str, Any] = {
         "commit": hash_,
         "parents": tuple(parents.split()),
         "time": _time(when),
