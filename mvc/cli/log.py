@@ -44,12 +44,14 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
     from mvc.ops import log
 
     layout = here()
-    commits = log.log(layout, rev, limit)
+    # One more than is shown: the oldest one's jump is judged by the batch before it.
+    known = log.log(layout, rev, limit and limit + 1)
+    commits, find = known[:limit], lookup(layout, known)
     if json_:
         from mvc.render import document
         from mvc.render.marks import marks
 
-        find, gone = lookup(layout, commits), _rolled_back(layout, commits)
+        gone = _rolled_back(layout, commits)
         left = log.left(layout, commits)
         write(
             [
@@ -77,7 +79,7 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
         picture = draw(
             log.curves(layout, batches),
             width=console.width() or 80,
-            lookup=lookup(layout, commits),
+            lookup=find,
             rollbacks=[commit for commit in commits if commit.kind == "rollback"],
             gone=_rolled_back(layout, commits),
         )
@@ -87,7 +89,7 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
             commits,
             now=now(layout),
             width=console.width(),
-            lookup=lookup(layout, commits),
+            lookup=find,
             gone=_rolled_back(layout, commits),
             left=log.left(layout, commits),
         )
