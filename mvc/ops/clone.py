@@ -24,6 +24,7 @@ from mvc.store import (
     git_locks,
     history,
     objects,
+    places,
     pointers,
     refs,
     remotes,
@@ -180,10 +181,10 @@ def _set_up(
         remotes.add(at, name, url, place, options)
     else:
         if data_url is not None:
-            remotes.place(at, name, data_url, options)
+            places.place(at, name, data_url, options)
         if chosen.git_url is None:
             git.write(at.root, "remote", "add", "--", name, url)
-    remotes.pin(at, name)
+    places.pin(at, name)
     return next(each for each in remotes.listing(at) if each.name == name)
 
 

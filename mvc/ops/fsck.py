@@ -31,7 +31,7 @@ from mvc.types import SILENT, Commit, Finding, FsckResult, Pointer, Progress
 
 _ALWAYS = {"adapter_model.safetensors", "adapter_config.json", "trainer_state.json"}
 _TRAINED = {"optimizer.pt", "scheduler.pt", "optimizer_parameters.json"}
-_MEND = "`mvc fsck --repair` brings it back from a remote that has it, and so does `dvc fetch`"
+_MEND = "`mvc fsck --repair` brings it back from a remote that has it"
 _MEND_GIT = "restore it from a clone: `git fetch` from a remote"
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from mvc.errors import RemoteError, RepoError
 from mvc.ops.checkout import refuse_dirty
 from mvc.ops.diverged import diverged
-from mvc.ops.fetch import bring, shared
+from mvc.ops.fetch import bring, shared, telling_of_a_move
 from mvc.ops.verify import require_trusted
 from mvc.sharing import PullResult
 from mvc.store import foreign, git, history, objects, pointers, refs, tracked, workspace
@@ -60,7 +60,9 @@ def pull(
         ahead, behind = refs.ahead_behind(at.root, head, theirs)
         if ahead and behind and keep_as is None:
             raise diverged(at, found.name, branch, head, theirs)
-        keep = _free(at, keep_as, branch, head) if ahead and behind and keep_as is not None else None
+        keep = (
+            _free(at, keep_as, branch, head) if ahead and behind and keep_as is not None else None
+        )
         target = theirs if behind else head
         held.enter_context(objects.opened(at))
         if behind:
@@ -68,7 +70,8 @@ def pull(
             foreign.check_commit(at, target)
             require_trusted(at, target)
         wanted = [target, *(refs.reached(at.root, found.name) if all_states else ())]
-        moved = bring(at, found.name, wanted, progress, adapter_only=adapter_only)
+        with telling_of_a_move(at, found.name, target):
+            moved = bring(at, found.name, wanted, progress, adapter_only=adapter_only)
         changed = 0
         if behind or not workspace.dirty(at):
             progress.stage("Bringing the workspace forward")

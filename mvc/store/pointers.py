@@ -28,7 +28,7 @@ _DEEPEST = 20
 _LARGEST = 64 << 20
 """Bytes of a pointer or a list of files: half a million entries."""
 _LONGEST_PATH, _LONGEST_NAME = 1024, 255
-_FETCH = "fetch it with `mvc pull` or `dvc fetch`"
+_FETCH = "`mvc fetch --all` brings the states of all commits that a remote has"
 
 
 def format_pointer(pointer: Pointer) -> bytes:

@@ -131,6 +131,9 @@ CASES: dict[str, Case] = {
     ),
     "DVC: a command for credentials": aws,
     "DVC: plugins": dvc_config("hydra", "plugins_path = ../p", "enabled = true"),
+    "DVC: Google's token to another server": dvc_config(
+        REMOTE, "url = gs://b/p", "endpointurl = http://127.0.0.1:1"
+    ),
     "DVC: no certificate check": dvc_config(REMOTE, "url = https://h/p", "ssl_verify = false"),
     "git's submodules: no settings": lambda s: s.write(".gitmodules", "[submodule 'x']\n[[["),
     "DVC: a value that it does not take": dvc_config("core", "checksum_jobs = many"),
