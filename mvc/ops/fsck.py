@@ -164,7 +164,7 @@ def _git(at: Layout) -> Iterator[Finding]:
     try:
         git.read(at.root, "fsck", "--full", "--no-dangling", "--no-progress")
     except git.GitFailed as error:
-        for line in error.stderr.splitlines() or [error.message]:
+        for line in git.lines(error.stderr) or [error.message]:
             yield Finding(None, ".git", line, _MEND_GIT)
 
 
