@@ -28,7 +28,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _DEEPEST = 20
 _LARGEST = 64 << 20
 """Bytes of a pointer or a list of files: half a million entries."""
-_FETCH = "`mvc fetch --all` brings the states of all commits that a remote has"
+_FETCH = "`mvc pull` brings what the newest commit lacks, `mvc fetch --all` what older ones lack"
 
 
 def format_pointer(pointer: Pointer) -> bytes:
