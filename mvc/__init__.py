@@ -18,21 +18,20 @@ the branch's ref moves) -> current_model/ linked from the cache.
 For scripts: `mvc.open(path)` offers the verbs; heavy packages load when a verb needs them.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from mvc.version import VERSION as __version__
 
 __all__ = ["__version__", "open"]
 
+# Not from `typing`, nor anything else of the standard library: `python -m mvc` comes by here with
+# the working directory first on its path (`__main__`).
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from os import PathLike
 
     from mvc.ops.model import Model
 
 
-def open(path: str | PathLike[str] = ".") -> Model:
+def open(path: "str | PathLike[str]" = ".") -> "Model":
     """The model repo that holds `path`, with every verb as a method.
 
     Raises:

@@ -127,6 +127,8 @@ class TrustResult:
     `digest` pins them; all are empty where no code is wanted.
     `allowed` tells of this very code, `changed` that other code was allowed. `dvc_config` tells
     whether every option of the tracked .dvc/config is obeyed, `config` is the user's own file.
+    `launch` is where mvc.toml has several machines meet to train (HOST:PORT), `launch_allowed`
+    where the user lets them; each is empty for nowhere.
     """
 
     base: str
@@ -137,6 +139,8 @@ class TrustResult:
     allowed: bool
     changed: bool
     dvc_config: bool
+    launch: str
+    launch_allowed: str
     config: Path
 
 

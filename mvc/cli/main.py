@@ -35,7 +35,7 @@ VERBS = {
     "undo": "take back the last operation, or a named one",
     "ops": "what changed this repo, newest first",
     "watch": "train whatever arrives in a folder, day and night",
-    "remote": "where this repo is shared: list, add, remove",
+    "remote": "where this repo is shared: list, add, place, remove",
     "push": "send the branch, its snapshots and their objects",
     "pull": "bring the branch forward to the remote's",
     "fetch": "bring what the remote has, and move nothing",

@@ -1,4 +1,4 @@
-"""`mvc remote`, `mvc remote add`, `mvc remote remove`."""
+"""`mvc remote`, `mvc remote add`, `mvc remote place`, `mvc remote remove`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def parsed(options: Sequence[str], endpoint: str | None) -> dict[str, str]:
 
 
 @click.group(
-    "remote", invoke_without_command=True, short_help="Where this repo is shared: list, add, remove"
+    "remote",
+    invoke_without_command=True,
+    short_help="Where this repo is shared: list, add, place, remove",
 )
 @as_json
 @click.pass_context
@@ -104,6 +106,35 @@ def add(
     from mvc.render import console, share
 
     console.show(*share.added(made))
+
+
+@command.command("place", short_help="Where this machine looks for a remote's objects.")
+@click.argument("name", metavar="NAME")
+@click.option("--data", "data_url", metavar="URL", required=True, help="Where the objects are.")
+@endpoint_option
+@options_option
+@as_json
+def place(
+    name: str, data_url: str, endpoint: str | None, options: tuple[str, ...], json_: bool
+) -> None:
+    """Let this machine look for the objects of remote NAME at a URL, whatever the repo records.
+
+    A remote stays for a machine where it was when it was first used, so that a pulled commit
+    cannot lead keys to another server. This is how a new place is accepted.
+
+    \b
+    Example:
+      mvc remote place origin --data s3://new-bucket/model
+    """
+    from mvc.ops import remote
+
+    made = remote.place(here(), name, data_url, parsed(options, endpoint))
+    if json_:
+        write(made)
+        return
+    from mvc.render import console, share
+
+    console.show(*share.placed(made))
 
 
 @command.command("remove", short_help="Forget a remote; what is stored there stays there.")

@@ -44,6 +44,12 @@ _SHAPE = {
     *("use_rslora", "rank_pattern", "alpha_pattern", "exclude_modules", "layers_to_transform"),
     *("layers_pattern", "fan_in_fan_out"),
 }
+# PEFT takes each of them for a regular expression, and one can be written that never ends.
+_OF_MODULES = (
+    *("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"),
+    *("rank_pattern", "alpha_pattern"),
+)
+_MODULE = re.compile(r"\^?[\w.-]+")
 
 
 def check_files(folder: Path) -> None:
@@ -162,6 +168,11 @@ def lora(found: dict[str, Any], header: Mapping[str, tuple[list[int], str]]) -> 
     for key in sorted(found.keys() - _SHAPE):
         if found[key] and found[key] != default.get(key):
             raise ValueError(f"it sets {key}, which mvc does not use")
+    for key in _OF_MODULES:
+        value = found.get(key) or ()
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple | dict) or not all(map(_is_module, names)):
+            raise ValueError(f"its {key} is a pattern; mvc takes the names of modules only")
     patterns = found.get("rank_pattern") or {}
     ranks = [found.get("r"), *(patterns.values() if isinstance(patterns, dict) else [None])]
     if not all(isinstance(r, int) and not isinstance(r, bool) and r > 0 for r in ranks):
@@ -173,6 +184,10 @@ def lora(found: dict[str, Any], header: Mapping[str, tuple[list[int], str]]) -> 
     config = LoraConfig.from_peft_type(**{k: found[k] for k in found.keys() & default.keys()})
     assert isinstance(config, LoraConfig)
     return config
+
+
+def _is_module(name: Any) -> bool:
+    return isinstance(name, str) and _MODULE.fullmatch(name) is not None
 
 
 def _plain(value: Any) -> Any:

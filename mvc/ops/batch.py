@@ -328,7 +328,7 @@ def _new_branch(at: Layout, head: Commit) -> str:
 
     at_batch = head.short if head.batch is None else f"batch-{head.batch}"
     stem = f"from-{head.snapshots[0] if head.snapshots else at_batch}"
-    taken = set(git.read(at.root, "for-each-ref", "--format=%(refname:short)").splitlines())
+    taken = set(git.lines(git.read(at.root, "for-each-ref", "--format=%(refname:short)")))
     name, number = stem, 2
     while name in taken:
         name, number = f"{stem}-{number}", number + 1

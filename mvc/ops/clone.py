@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,6 +25,7 @@ from mvc.store import (
     git_locks,
     history,
     objects,
+    places,
     pointers,
     refs,
     remotes,
@@ -69,12 +71,20 @@ def clone(
     """
     url = _absolute(url)
     root = (directory if directory is not None else Path(_name_of(url))).absolute()
-    at, existed = Layout(root), root.exists()
+    at = Layout(root)
     mark = at.private / "clone"
     sign = hashlib.sha256(url.encode()).hexdigest()  # the URL itself may hold a password
-    begun = (mark.is_file() and mark.read_text() == sign) or _just_begun(at)
-    if existed and not begun and (not root.is_dir() or any(root.iterdir())):
-        raise RepoError(f"{root} is not empty", "name a new folder: `mvc clone URL DIR`")
+    try:
+        existed = root.exists()
+        begun = (mark.is_file() and mark.read_text() == sign) or _just_begun(at)
+        if existed and not begun and (not root.is_dir() or any(root.iterdir())):
+            raise RepoError(f"{root} is not empty", "name a new folder: `mvc clone URL DIR`")
+        at.private.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RepoError(
+            f"{root} cannot be made: {error.strerror}",
+            "name a folder where you may write: `mvc clone URL DIR`",
+        ) from error
     try:
         files.atomic_write(mark, sign.encode())
         with Lock(at, "mvc clone"):
@@ -180,10 +190,10 @@ def _set_up(
         remotes.add(at, name, url, place, options)
     else:
         if data_url is not None:
-            remotes.place(at, name, data_url, options)
+            places.place(at, name, data_url, options)
         if chosen.git_url is None:
             git.write(at.root, "remote", "add", "--", name, url)
-    remotes.pin(at, name)
+    places.pin(at, name)
     return next(each for each in remotes.listing(at) if each.name == name)
 
 
@@ -205,9 +215,9 @@ def _name_of(url: str) -> str:
 
 def _just_begun(at: Layout) -> bool:
     """Whether a killed clone left a folder with nothing but its half-written mark."""
-    found = {path.relative_to(at.root).as_posix() for path in at.root.rglob("*")}
-    return PRIVATE in found and all(
-        name == PRIVATE or name.startswith(f"{PRIVATE}/{files.TEMPORARY}") for name in found
+    some = [path.name for path in islice(at.root.iterdir(), 2)] if at.root.is_dir() else []
+    return some == [PRIVATE] and all(
+        path.name.startswith(files.TEMPORARY) for path in at.private.iterdir()
     )
 
 

@@ -6,7 +6,8 @@ that inference needs. What arrives is checked against the commits before it is v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 from mvc.errors import MissingExtra, MvcError, ObjectCorrupt, ObjectMissing, RemoteError
@@ -15,6 +16,7 @@ from mvc.store import (
     collected,
     history,
     manifest,
+    places,
     pointers,
     refs,
     remotes,
@@ -60,7 +62,8 @@ def fetch(
         wanted = [theirs] if theirs else []
         if all_states:
             wanted = refs.reached(at.root, found.name)
-        moved = bring(at, found.name, wanted, progress)
+        with telling_of_a_move(at, found.name, theirs):
+            moved = bring(at, found.name, wanted, progress)
         progress.stop()
         ahead, behind = refs.ahead_behind(at.root, head, theirs) if head and theirs else (0, 0)
         new = history.log(at.root, f"{head}..{theirs}", first_parent=False) if behind else []
@@ -88,7 +91,7 @@ def shared(at: Layout, remote: str | None) -> Remote:
                 f"remote {found.name} has no {half} half",
                 f"add it: `mvc remote add {found.name} --git URL --data URL`, {flag} being new",
             )
-    remotes.pin(at, found.name)
+    places.pin(at, found.name)
     return found
 
 
@@ -117,6 +120,23 @@ def bring(
     if not adapter_only:
         collected.forget(at, whole)
     return moved
+
+
+@contextmanager
+def telling_of_a_move(at: Layout, remote: str, commit: str | None) -> Iterator[None]:
+    """Let the error for objects that cannot be had tell of another place that `commit` records."""
+    try:
+        yield
+    except (ObjectMissing, RemoteError) as error:
+        found = places.moved(at, remote, commit) if commit else None
+        if commit is None or found is None:
+            raise
+        kind = ObjectMissing if isinstance(error, ObjectMissing) else RemoteError
+        raise kind(
+            f"{error.message}; this machine looks for the objects of {remote} at {found.here}, "
+            f"and commit {commit[:10]} says {found.there}",
+            f"if you trust that, use it on this machine: `{found.command}`",
+        ) from error
 
 
 def is_moments(wanted: Wanted) -> bool:

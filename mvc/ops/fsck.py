@@ -31,7 +31,7 @@ from mvc.types import SILENT, Commit, Finding, FsckResult, Pointer, Progress
 
 _ALWAYS = {"adapter_model.safetensors", "adapter_config.json", "trainer_state.json"}
 _TRAINED = {"optimizer.pt", "scheduler.pt", "optimizer_parameters.json"}
-_MEND = "`mvc fsck --repair` brings it back from a remote that has it, and so does `dvc fetch`"
+_MEND = "`mvc fsck --repair` brings it back from a remote that has it"
 _MEND_GIT = "restore it from a clone: `git fetch` from a remote"
 
 
@@ -164,7 +164,7 @@ def _git(at: Layout) -> Iterator[Finding]:
     try:
         git.read(at.root, "fsck", "--full", "--no-dangling", "--no-progress")
     except git.GitFailed as error:
-        for line in error.stderr.splitlines() or [error.message]:
+        for line in git.lines(error.stderr) or [error.message]:
             yield Finding(None, ".git", line, _MEND_GIT)
 
 

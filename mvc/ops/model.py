@@ -178,11 +178,12 @@ class Model:
 
         return verify.verify(self.layout, rev, limit, progress=self.progress)
 
-    def trust(self, *, remote_code: bool = False) -> TrustResult:
-        """`mvc.ops.trust`: what this repo would run here; with `remote_code`, lets it."""
+    def trust(self, *, remote_code: bool = False, launch: bool = False) -> TrustResult:
+        """`mvc.ops.trust`: what this repo would run here; with `remote_code` or `launch` lets it."""
         from mvc.ops import trust
 
-        return (trust.allow if remote_code else trust.trust)(self.layout, progress=self.progress)
+        ask = trust.allow if remote_code else trust.allow_launch if launch else trust.trust
+        return ask(self.layout, progress=self.progress)
 
     def gc(self, *, apply: bool = False, remotes: Sequence[str] = ()) -> GcResult:
         """`mvc.ops.gc.gc`: what the policy would let go; with `apply`, lets it go."""

@@ -76,7 +76,7 @@ def new_folder(directory: Path, allowed: str) -> Iterator[Layout]:
     try:
         at = Layout(directory.resolve())
         if allowed:
-            user.allow_code(at.root, allowed)
+            user.allow(at.root, "remote_code", allowed)
         at.private.mkdir()  # first, so that what a kill leaves can be told from a user's folder
         git.write(at.root, "init", "--quiet", "--initial-branch=main")
         objects.init(at)

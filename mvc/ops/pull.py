@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from mvc.errors import RemoteError, RepoError
 from mvc.ops.checkout import refuse_dirty
 from mvc.ops.diverged import diverged
-from mvc.ops.fetch import bring, shared
+from mvc.ops.fetch import bring, shared, telling_of_a_move
 from mvc.ops.verify import require_trusted
 from mvc.sharing import PullResult
 from mvc.store import foreign, git, history, objects, pointers, refs, tracked, workspace
@@ -38,7 +38,8 @@ def pull(
 
     Raises:
         Diverged: both sides trained and `keep_as` is not given; nothing was changed.
-        RepoError: HEAD is on no branch, the workspace is dirty, or `keep_as` is taken.
+        RepoError: HEAD is on no branch, the workspace is dirty, or `keep_as` is taken, or is the
+            branch that moves.
         RemoteError: the remote is not there, refuses, or has no such branch.
         SignatureError: this user asks for signatures and the remote's commit has none to trust.
         ObjectCorrupt: what the remote sent does not hold; the branch has not moved.
@@ -59,6 +60,9 @@ def pull(
         ahead, behind = refs.ahead_behind(at.root, head, theirs)
         if ahead and behind and keep_as is None:
             raise diverged(at, found.name, branch, head, theirs)
+        keep = (
+            _free(at, keep_as, branch, head) if ahead and behind and keep_as is not None else None
+        )
         target = theirs if behind else head
         held.enter_context(objects.opened(at))
         if behind:
@@ -66,8 +70,8 @@ def pull(
             foreign.check_commit(at, target)
             require_trusted(at, target)
         wanted = [target, *(refs.reached(at.root, found.name) if all_states else ())]
-        moved = bring(at, found.name, wanted, progress, adapter_only=adapter_only)
-        keep = _free(at, keep_as, head) if ahead and behind and keep_as is not None else None
+        with telling_of_a_move(at, found.name, target):
+            moved = bring(at, found.name, wanted, progress, adapter_only=adapter_only)
         changed = 0
         if behind or not workspace.dirty(at):
             progress.stage("Bringing the workspace forward")
@@ -101,11 +105,20 @@ def _theirs(at: Layout, remote: str, branch: str) -> str:
     return found
 
 
-def _free(at: Layout, name: str, commit: str) -> str | None:
-    """The branch `name`, to be made at `commit`; None where it is there already, at the same."""
+def _free(at: Layout, name: str, branch: str, commit: str) -> str | None:
+    """The branch `name`, to be made at `commit`; None where it is there already, at the same.
+
+    Never `branch`: that is the one which leaves `commit`, so nothing would keep it.
+    """
     ref = f"refs/heads/{name}"
-    if git.try_read(at.root, "check-ref-format", ref) is None or name.startswith("-"):
+    odd = git.try_read(at.root, "check-ref-format", ref) is None
+    if odd or name.startswith("-") or name == "HEAD":
         raise RepoError(f"{name!r} cannot be a branch's name", "take letters and digits")
+    if name == branch:
+        raise RepoError(
+            f"{branch} is the branch that takes the remote's line, so it cannot keep yours",
+            "take another name: `mvc pull --keep-as NAME`",
+        )
     there = tracked.commit_of(at.root, ref)
     if there not in (None, commit):
         raise RepoError(

@@ -10,7 +10,7 @@ from mvc.errors import RepoError
 from mvc.ops import run
 from mvc.ops.revision import made_by_mvc
 from mvc.sharing import Remote
-from mvc.store import config, history, remotes, workspace
+from mvc.store import config, history, places, remotes, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Commit, Progress
@@ -62,8 +62,29 @@ def add(
     with Lock(at, f"mvc remote add {name}"):
         head, branch = _ready(at, progress)
         remotes.add(at, name, git_url, data_url, options)
-        remotes.pin(at, name)
+        places.pin(at, name)
         _commit(at, head, branch, f"Add remote {name}", now)
+    return next(each for each in remote(at) if each.name == name)
+
+
+def place(at: Layout, name: str, data_url: str, options: Mapping[str, str] | None = None) -> Remote:
+    """Let this machine look for a remote's objects at `data_url`; nothing is committed.
+
+    For a remote whose objects moved: what a pull brings does not change where this machine looks.
+
+    Args:
+        at: The model repo.
+        name: A remote that is there.
+        data_url: What `dvc remote add` takes.
+        options: DVC's options of the protocol.
+
+    Raises:
+        RemoteError: there is no such remote, or DVC knows no such protocol or option.
+        MissingExtra: the protocol's package is not installed.
+    """
+    with Lock(at, f"mvc remote place {name}"):
+        remotes.get(at, name)
+        places.place(at, name, data_url, options)
     return next(each for each in remote(at) if each.name == name)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import datetime
 
 from mvc.errors import RepoError
 from mvc.store import config, git, history, workspace
-from mvc.store.layout import SNAPSHOT_PREFIX, Layout
+from mvc.store.layout import SNAPSHOT_PREFIX, Layout, day_of
 from mvc.store.lock import Lock
 from mvc.types import Snapshot
 
@@ -70,12 +70,6 @@ def snapshots(at: Layout) -> list[Snapshot]:
 def days(at: Layout) -> list[str]:
     """The days that are pinned, newest first: names alone, however many there are."""
     refs = f"refs/tags/{SNAPSHOT_PREFIX}"
-    told = git.read(at.root, "for-each-ref", "--format=%(refname:lstrip=3)", refs)
-    return sorted((name for name in told.splitlines() if _is_day(name)), reverse=True)
-
-
-def _is_day(name: str) -> bool:
-    try:
-        return date.fromisoformat(name).isoformat() == name
-    except ValueError:
-        return False
+    told = git.read(at.root, "for-each-ref", "--format=%(refname:lstrip=2)", refs)
+    found = map(day_of, git.lines(told))
+    return sorted((day for day in found if day), reverse=True)

@@ -74,7 +74,7 @@ def _unpushed(at: Layout, branch: str | None) -> int | None:
     The remote is the one that the branch follows, else the only one: git's own configuration is
     enough to tell, and DVC is not loaded.
     """
-    names = (git.try_read(at.root, "remote") or "").split()
+    names = git.lines(git.try_read(at.root, "remote") or "")
     remote = git.try_read(at.root, "config", "--get", f"branch.{branch}.remote") if branch else None
     if remote not in names:
         remote = names[0] if len(names) == 1 else None

@@ -13,7 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvc.errors import Interrupted, MvcError, RepoError, StoreError, TrainingFailed, UsageError
+from mvc.errors import (
+    ConfigError,
+    Interrupted,
+    MvcError,
+    RepoError,
+    StoreError,
+    TrainingFailed,
+    UsageError,
+)
 from mvc.ops import batch, run
 from mvc.store import config, history, user, workspace
 from mvc.store.layout import Layout
@@ -30,6 +38,7 @@ from mvc.types import (
 
 if TYPE_CHECKING:
     from mvc.engine.launch import Run
+    from mvc.settings import LaunchSettings
 
 
 def train(
@@ -84,7 +93,7 @@ def train(
         follow(at.root, should_stop)
         return
     if node_rank:
-        how = launch.resolve(config.load(at).launch, nproc)
+        how = _allowed(at, launch.resolve(config.load(at).launch, nproc))
         launch.assist(how, node_rank, at.root, progress, should_stop)
         return
     session = Session(at.root, user.permissions(at.root).remote_code)
@@ -94,7 +103,7 @@ def train(
             _recover(at, progress)
             batch.own_state(at, _begun(at), progress)  # the rows are read with its tokenizer
             settings = config.load(at)
-        how = launch.resolve(settings.launch, nproc)
+        how = _allowed(at, launch.resolve(settings.launch, nproc))
         for data in batches:
             if again or history.find_batch(at.root, data.md5) is None:
                 session.rows(settings, at.state, data.path, data.md5)
@@ -115,6 +124,17 @@ def train(
                 }
                 yield _train_one(at, data, crew, words, restart, now, progress, should_stop)
                 session.forget(data.md5)
+
+
+def _allowed(at: Layout, how: LaunchSettings) -> LaunchSettings:
+    """`how`, once it is sure that this user lets the repo train with other machines there."""
+    if how.nnodes > 1 and user.permissions(at.root).launch != how.rdzv_endpoint:
+        raise ConfigError(
+            f"mvc.toml has this machine train with others, at {how.rdzv_endpoint}: whoever joins "
+            "there is sent the data, and you have not allowed it on this machine",
+            "if it is a machine of yours, `mvc trust --launch` allows it, for this repo",
+        )
+    return how
 
 
 def follows() -> bool:

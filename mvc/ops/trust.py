@@ -1,7 +1,8 @@
 """`mvc trust`: what a repo would run on this machine, and whether this user lets it.
 
 The base model's own code is all that there is: nothing else of a repo is run (`store.foreign`
-refuses what DVC would). What is allowed stands in the user's configuration, never in the repo.
+refuses what DVC would). Also with whom it may train: whoever joins a launch is sent the data. What
+is allowed stands in the user's configuration, never in the repo.
 """
 
 from __future__ import annotations
@@ -39,7 +40,26 @@ def allow(at: Layout, *, progress: Progress = SILENT) -> TrustResult:
     found = _code(at, progress)
     if not code.permit(config.load(at).base.model, found, found.digest):
         raise UsageError("the base model comes with no code", "there is nothing to allow")
-    user.allow_code(at.root, found.digest)
+    user.allow(at.root, "remote_code", found.digest)
+    return _told(at, found)
+
+
+def allow_launch(at: Layout, *, progress: Progress = SILENT) -> TrustResult:
+    """Let this repo train with whoever joins at the endpoint that its mvc.toml has now.
+
+    Raises:
+        UsageError: [launch] asks for no other machine.
+        BaseModelError: as `trust`.
+        ConfigError: as `allow`.
+    """
+    endpoint = _endpoint(at)
+    if not endpoint:
+        raise UsageError(
+            "[launch] in mvc.toml asks for no other machine",
+            "there is nothing to allow",
+        )
+    found = _code(at, progress)
+    user.allow(at.root, "launch", endpoint)
     return _told(at, found)
 
 
@@ -65,6 +85,12 @@ def _code(at: Layout, progress: Progress) -> code.Code:
     return found.code
 
 
+def _endpoint(at: Layout) -> str:
+    """Where mvc.toml has machines meet; empty where it asks for this one alone."""
+    how = config.load(at).launch
+    return how.rdzv_endpoint if how.nnodes > 1 else ""
+
+
 def _told(at: Layout, found: code.Code) -> TrustResult:
     permitted = user.permissions(at.root)
     return TrustResult(
@@ -76,5 +102,7 @@ def _told(at: Layout, found: code.Code) -> TrustResult:
         allowed=bool(found.digest) and found.digest == permitted.remote_code,
         changed=permitted.remote_code not in ("", found.digest),
         dvc_config=permitted.dvc_config,
+        launch=_endpoint(at),
+        launch_allowed=permitted.launch,
         config=user.path(),
     )

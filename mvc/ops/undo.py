@@ -185,7 +185,7 @@ def _elsewhere(at: Layout, moves: dict[str, Move]) -> str:
             form = "--format=%(refname:strip=2)"
             told = git.read(at.root, "for-each-ref", form, f"--contains={now}", "refs/remotes")
             if told:
-                return told.splitlines()[0]
+                return git.lines(told)[0]
     return ""
 
 

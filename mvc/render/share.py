@@ -32,6 +32,12 @@ def added(remote: Remote) -> Iterator[Text]:
     yield Text(f"  share this branch with `mvc push {fmt.plain(remote.name)}`", "dim")
 
 
+def placed(remote: Remote) -> Iterator[Text]:
+    """A remote whose objects this machine looks for elsewhere from now on."""
+    yield Text.assemble("On this machine, remote ", (fmt.plain(remote.name), "bold"), " is")
+    yield _urls(remote)
+
+
 def removed(remote: Remote) -> Iterator[Text]:
     """A remote that was forgotten."""
     yield Text.assemble("Removed remote ", (fmt.plain(remote.name), "bold"))

@@ -33,7 +33,15 @@ def trust(result: TrustResult) -> Iterator[Text]:
             yield Text("  read it, then `mvc trust --remote-code` allows it, for this repo", "dim")
     if result.dvc_config:
         yield Text("Every option of the tracked .dvc/config is obeyed")
-    if result.allowed or result.dvc_config:
+    if result.launch:
+        met = result.launch == result.launch_allowed
+        may = ("allowed", "green") if met else ("not allowed", "bold yellow")
+        yield Text.assemble(f"Training with who joins at {fmt.plain(result.launch)}: ", may)
+        if not met:
+            yield Text("  if that is your machine, `mvc trust --launch` allows it", "dim")
+    elif result.launch_allowed:
+        yield Text(f"Training with who joins at {fmt.plain(result.launch_allowed)}: allowed")
+    if result.allowed or result.dvc_config or result.launch_allowed:
         yield Text(
             f"  by {fmt.plain(str(result.config))}; `mvc trust --revoke` takes it back", "dim"
         )

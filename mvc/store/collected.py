@@ -42,10 +42,11 @@ def _believed(layout: Layout, remote: str) -> dict[str, State]:
         return {}
     states = _states(git.try_read(root, "cat-file", "blob", blob) or "")
     days = f"refs/mvc/{remote}/{SNAPSHOT_PREFIX}".removesuffix("/")
-    form = "--format=%(refname) %(objectname) %(*objectname)"
+    form = "--format=%(refname)%00%(objectname)%00%(*objectname)"
     told = git.read(root, "for-each-ref", form, f"refs/remotes/{remote}", days)
-    for ref, *names in map(str.split, told.splitlines()):
-        commit = names[-1]  # an annotated tag's is the second
+    for line in git.lines(told):
+        ref, name, peeled = line.split("\0")
+        commit = peeled or name  # an annotated tag's is the second
         if not ref.startswith(days) or states.get(commit) == "absent":
             states.pop(commit, None)
     return states

@@ -22,6 +22,7 @@ from mvc.settings import HORIZON_SCHEDULES, BaseSettings, Settings
 from mvc.store.layout import CONFIG, Layout
 from mvc.store.template import TEMPLATE
 
+_MODULE = re.compile(r"[\w.-]+")
 _DEFAULTS = Settings(base=BaseSettings(model=""))
 _TABLES: dict[str, tuple[str, ...]] = {
     table: getattr(_DEFAULTS, table).__struct_fields__ for table in Settings.__struct_fields__
@@ -196,6 +197,12 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield (
             "lora.target_modules",
             "names no module",
+            'write "all-linear" or a list such as ["q_proj", "v_proj"]',
+        )
+    if isinstance(lora.target_modules, str) and not _MODULE.fullmatch(lora.target_modules):
+        yield (
+            "lora.target_modules",
+            "is a pattern, which a stored adapter may not have: one can be written that never ends",
             'write "all-linear" or a list such as ["q_proj", "v_proj"]',
         )
     for key in ("learning_rate", "weight_decay", "max_grad_norm"):

@@ -130,6 +130,22 @@ def check_dvc(layout: Layout) -> None:
         _refuse(layout, f"{_DVC_CONFIG} {why}")
 
 
+def remote_options(data: bytes, name: str) -> dict[str, str]:
+    """What a tracked `.dvc/config` says of a remote; nothing where DVC could not read it."""
+    from configobj import ConfigObj, ConfigObjError  # type: ignore[import-untyped]
+
+    try:
+        text = data.decode(errors="replace")
+        found: dict[str, Any] = ConfigObj(text.splitlines(), interpolation=False).dict()
+    except (ConfigObjError, RecursionError):
+        return {}
+    for section, options in found.items():
+        remote = _REMOTE.fullmatch(section)
+        if remote and remote["name"] == name and isinstance(options, dict):
+            return {key.lower(): str(value) for key, value in options.items()}
+    return {}
+
+
 def _refuse(layout: Layout, message: str) -> None:
     if user.permissions(layout.root).dvc_config:
         return
@@ -186,7 +202,7 @@ def _open_git(data: bytes) -> str | None:
 
 def _dvc_problem(text: str) -> str | None:
     """The first option of a DVC configuration that is not harmless, in words, or None."""
-    from configobj import ConfigObj, ConfigObjError  # type: ignore[import-untyped]
+    from configobj import ConfigObj, ConfigObjError
 
     try:
         found: dict[str, Any] = ConfigObj(text.splitlines(), interpolation=False).dict()
@@ -198,7 +214,10 @@ def _dvc_problem(text: str) -> str | None:
         remote = _REMOTE.fullmatch(section)
         safe = _SAFE_REMOTE if remote else _SAFE.get(section, frozenset())
         name = f"remote {remote['name']}" if remote else section
+        google = str(options.get("url", "")).lower().startswith(("gs:", "gcs:"))
         for option, value in options.items():
+            if google and option.lower() == "endpointurl":  # a bearer token would go there
+                return f"sets `{option}` in [{name}]"
             if option.lower() not in safe or isinstance(value, dict):
                 return f"sets `{option}` in [{name}]"
             if option.lower() == "ssl_verify" and str(value).lower() not in ("true", "1", "yes"):

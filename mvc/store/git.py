@@ -77,6 +77,14 @@ def read(root: Path, *args: str) -> str:
     return read_bytes(root, *args).decode(errors="replace").removesuffix("\n")
 
 
+def lines(told: str) -> list[str]:
+    """The lines of what git said, the empty ones left out.
+
+    Not `splitlines`: a ref's name may hold U+2028 and the like, and those end no line.
+    """
+    return [line for line in told.split("\n") if line]
+
+
 def try_read(root: Path, *args: str) -> str | None:
     """Like `read`, but None where git answers with an error."""
     try:

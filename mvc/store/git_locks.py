@@ -65,7 +65,7 @@ def break_left(layout: Layout, mark: Path | None = None) -> None:
     since = 0.0
     if mark is not None:
         since = mark.stat().st_mtime - 0.01  # files are dated by the kernel's coarser clock
-        found += [Path(f"{line}.lock") for line in mark.read_text().splitlines()]
+        found += [Path(f"{line}.lock") for line in git.lines(mark.read_text())]
     remove(found, since)
 
 

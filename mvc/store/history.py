@@ -26,7 +26,7 @@ from typing import Any, cast, get_args
 
 from mvc.errors import RepoError, RevisionNotFound
 from mvc.store import git
-from mvc.store.layout import SNAPSHOT_PREFIX
+from mvc.store.layout import SNAPSHOT_PREFIX, day_of
 from mvc.types import Commit, Data, Gate, Kind, Loss, Rate, Snapshot
 from mvc.version import VERSION
 
@@ -41,7 +41,7 @@ _FORGED = re.compile(
 _UNSAFE = re.compile(
     "[\\\\\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|^ | $"
 )
-_DAY = re.compile(r"refs/tags/" + SNAPSHOT_PREFIX + r"([0-9]{4}-[0-9]{2}-[0-9]{2})")
+_TAGS = "refs/tags/"
 _HASH = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _HEADS = "refs/heads/"
 _KINDS = frozenset(get_args(Kind))
@@ -274,9 +274,9 @@ def snapshots(root: Path, day: str = "") -> list[Snapshot]:
     told = git.read(root, "for-each-ref", f"--format={form}", f"refs/tags/{SNAPSHOT_PREFIX}{day}")
     cells = told.split("\0")
     rows = [
-        (found[1], *cells[start + 1 : start + len(fields)])
+        (found, *cells[start + 1 : start + len(fields)])
         for start in range(0, len(cells) - 1, len(fields))
-        if (found := _DAY.fullmatch(cells[start].strip()))
+        if (found := day_of(cells[start].lstrip("\n").removeprefix(_TAGS)))
     ]
     targets = [peeled or target for _, _, _, peeled, target in rows]
     if not rows:
@@ -329,7 +329,7 @@ def _read(hash_: str, parents: str, when: str, refs: str, text: str) -> Commit:
         "parents": tuple(parents.split()),
         "time": _time(when),
         "branches": tuple(name.removeprefix(_HEADS) for name in names if name.startswith(_HEADS)),
-        "snapshots": tuple(day[1] for name in names if (day := _DAY.fullmatch(name))),
+        "snapshots": tuple(day for name in names if (day := day_of(name.removeprefix(_TAGS)))),
         "is_head": refs.startswith("HEAD"),
     }
     message = text.strip()

@@ -6,6 +6,7 @@ Owns names and paths, and finding the repo from a folder inside it. Reads no con
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from mvc.errors import RepoError
@@ -22,6 +23,18 @@ LOGS = "logs"
 PRIVATE = ".mvc"
 
 SNAPSHOT_PREFIX = "snapshot/"
+
+
+def day_of(tag: str) -> str | None:
+    """The day that a snapshot's tag is of (`snapshot/2026-11-20`); None for any other name.
+
+    Whoever sends a tag chooses its name: a day that is in no calendar is none.
+    """
+    day = tag.removeprefix(SNAPSHOT_PREFIX)
+    try:
+        return day if tag != day and date.fromisoformat(day).isoformat() == day else None
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

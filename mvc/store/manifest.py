@@ -73,7 +73,7 @@ def _pointers_of(layout: Layout, commits: Sequence[str]) -> Iterator[tuple[str, 
     names = [(commit, name) for commit in commits for name in _FOLDERS]
     asked = "".join(f"{commit}:{name}\n" for commit, name in names).encode()
     told = git.read_bytes(layout.root, "cat-file", "--batch-check", stdin=asked).decode()
-    for (commit, name), line in zip(names, told.splitlines(), strict=True):
+    for (commit, name), line in zip(names, git.lines(told), strict=True):
         _, kind, size = line.rsplit(" ", 2) if line.count(" ") >= 2 else ("", "", "0")
         if kind == "blob" and int(size) > _POINTER_LIMIT:
             raise _lie(commit, name, f"{size} bytes are no DVC pointer")

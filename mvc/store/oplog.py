@@ -174,5 +174,5 @@ def commits_of(root: Path, names: Iterable[str]) -> dict[str, str]:
     asked = list(dict.fromkeys(names))
     stdin = "".join(f"{name}^{{commit}}\n" for name in asked).encode()
     told = git.read_bytes(root, "cat-file", "--batch-check=%(objectname)", stdin=stdin).decode()
-    pairs = zip(asked, told.splitlines(), strict=True)
+    pairs = zip(asked, git.lines(told), strict=True)
     return {name: line for name, line in pairs if not line.endswith(("missing", "ambiguous"))}

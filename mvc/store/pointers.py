@@ -15,10 +15,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mvc.errors import ObjectCorrupt, ObjectMissing, StoreError
+from mvc.store import paths
 from mvc.store.layout import Layout
 from mvc.types import Pointer
 
@@ -27,8 +28,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _DEEPEST = 20
 _LARGEST = 64 << 20
 """Bytes of a pointer or a list of files: half a million entries."""
-_LONGEST_PATH, _LONGEST_NAME = 1024, 255
-_FETCH = "fetch it with `mvc pull` or `dvc fetch`"
+_FETCH = "`mvc pull` brings what the newest commit lacks, `mvc fetch --all` what older ones lack"
 
 
 def format_pointer(pointer: Pointer) -> bytes:
@@ -84,7 +84,7 @@ def parse_pointer(text: bytes | str, name: str) -> Pointer:
         raise wrong("must have exactly one output")
     out, meta = outs[0], content.get("meta") or {}
     path, md5 = out.get("path"), out.get("md5")
-    if not isinstance(path, str) or not _inside(path):
+    if not isinstance(path, str) or not paths.stays(path):
         raise wrong(f"its path {path!r} is not inside the repo")
     if not isinstance(md5, str) or not _MD5.fullmatch(md5):
         raise wrong(f"{md5!r} is not an md5")
@@ -129,30 +129,10 @@ def _vouches(item: tuple[Any, Any]) -> bool:
     path, entry = item
     return (
         isinstance(path, str)
-        and _stays(path)
+        and paths.stays(path)
         and isinstance(entry, dict)
         and isinstance(entry.get("size"), int)
         and isinstance(entry.get("sha256"), str)
-    )
-
-
-def _inside(path: str) -> bool:
-    # A file system that folds case would take .GIT for .git.
-    return _stays(path) and path.split("/")[0].casefold() not in (".git", ".dvc", ".mvc")
-
-
-def _stays(path: str) -> bool:
-    """Whether a relative path stays below its folder and can be a file's name on any system."""
-    try:
-        names = os.fsencode(path).split(b"/")
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return (
-        all(name not in (b"", b".", b"..") and len(name) <= _LONGEST_NAME for name in names)
-        and len(path) <= _LONGEST_PATH
-        and "\0" not in path
-        and "\\" not in path
-        and not PurePosixPath(path).is_absolute()
     )
 
 
@@ -272,30 +252,20 @@ def entries_in(cache: Path, pointer: Pointer) -> tuple[Entry, ...]:
             raise ValueError("it does not match its hash")
         for item in json.loads(raw):
             path, md5, size = item["relpath"], item["md5"], item.get("size")
-            if not _stays(path):
-                raise ValueError(f"{path[:80]!r} leaves the folder")
+            if not paths.stays(path):
+                raise ValueError(f"{path[:80]!r} leaves the folder, or is git's or DVC's own")
             if not _MD5.fullmatch(md5) or md5.endswith(".dir"):
                 raise ValueError(f"{md5[:80]!r} is not an md5")
             if size is not None and not _is_count(size):
                 raise ValueError(f"{path!r} has no size")
             found.append((path, md5, size))
-        _apart([path for path, _, _ in found])
+        paths.check_together([path for path, _, _ in found])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ObjectCorrupt(
             f"{pointer.path}: its list of files ({pointer.md5}) is damaged: {error}",
             "run `mvc fsck` to see all that is damaged; `mvc fsck --repair` mends from a remote",
         ) from error
     return tuple(sorted(found, key=lambda entry: entry[0]))
-
-
-def _apart(paths: list[str]) -> None:
-    """Raise ValueError where one path is there twice, or is a file and a folder at once."""
-    files = set(paths)
-    if len(files) < len(paths):
-        raise ValueError("it names a file twice")
-    for path in paths:
-        if clash := files.intersection(str(parent) for parent in PurePosixPath(path).parents):
-            raise ValueError(f"{clash.pop()!r} is a file and a folder at once")
 
 
 def missing(layout: Layout, pointer: Pointer) -> tuple[str, ...]:

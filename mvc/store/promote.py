@@ -205,7 +205,7 @@ def _named(layout: Layout, refs: list[str]) -> dict[str, str | None]:
         *("cat-file", "--batch-check=%(objectname)"),
         stdin="".join(f"{ref}\n" for ref in refs).encode(),
     ).decode()
-    for ref, line in zip(refs, told.splitlines(), strict=True):
+    for ref, line in zip(refs, git.lines(told), strict=True):
         found[ref] = None if line.endswith(" missing") else line
     return found
 
@@ -331,5 +331,5 @@ def _break_locks(layout: Layout, journal: Journal) -> None:
     if journal.op in ("undo", "tag"):
         names.append("packed-refs.lock")  # a ref that goes, goes from there as well
     args = [arg for name in names for arg in ("--git-path", name)]
-    found = git.read(layout.root, "rev-parse", *args).splitlines()
+    found = git.lines(git.read(layout.root, "rev-parse", *args))
     git_locks.remove(layout.root / name for name in found)

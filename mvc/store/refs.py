@@ -19,9 +19,8 @@ from pathlib import Path
 from mvc.errors import RemoteError
 from mvc.store import git, signatures, user
 from mvc.store.git_locks import marked, pushed
-from mvc.store.layout import SNAPSHOT_PREFIX, Layout
+from mvc.store.layout import SNAPSHOT_PREFIX, Layout, day_of
 
-_DAY = re.compile(SNAPSHOT_PREFIX + r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _USERINFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s'\"]*@", re.IGNORECASE)
 _QUERY = re.compile(r"([a-z][a-z0-9+.-]*://[^\s'\"?]*\?)[^\s'\"]*", re.IGNORECASE)
 # A stranger's packs are checked as they come; no submodule is ever followed.
@@ -93,17 +92,18 @@ def fetch_refs(layout: Layout, remote: str, *, tags: bool = False) -> Seen:
         )
         here, there = snapshots(root), snapshots(root, remote)
         new = {tag: found for tag, found in there.items() if tag not in here}
+        if new and user.load().trust.require_signed:
+            # A tag that nobody signed could lead a checkout by date to another day's commit. Told
+            # where the remote's are kept: one of ours that a kill left would stay.
+            judged = signatures.snapshots(root, remote=remote)
+            good = {each.name for each in judged if each.verdict == "good"}
+            new = {tag: found for tag, found in new.items() if tag in good}
         try:
             _set(root, [f"create refs/tags/{tag} {found}" for tag, found in new.items()])
         except Rejected:  # another fetch may have made the very same
             now = snapshots(root)
             if any(now.get(tag) != found for tag, found in new.items()):
                 raise
-        if new and user.load().trust.require_signed:
-            # A tag that nobody signed could lead a checkout by date to another day's commit.
-            good = {each.name for each in signatures.snapshots(root) if each.verdict == "good"}
-            _set(root, [f"delete refs/tags/{tag}" for tag in new if tag not in good])
-            new = {tag: found for tag, found in new.items() if tag in good}
     differing = (tag for tag in there if tag in here and here[tag] != there[tag])
     return Seen(tuple(sorted(new)), tuple(sorted(differing)))
 
@@ -136,7 +136,7 @@ def head_branch(layout: Layout, url: str) -> str | None:
         RemoteError: `url` cannot be reached, or is no git repository.
     """
     told = _network(layout, url, "ls-remote", "--quiet", "--symref", "--end-of-options", url)
-    branches = [line.split("\trefs/heads/")[1] for line in told.splitlines() if "\trefs/h" in line]
+    branches = [line.split("\trefs/heads/")[1] for line in git.lines(told) if "\trefs/h" in line]
     first = told.split("\n", 1)[0]
     named = first.removeprefix("ref: refs/heads/").removesuffix("\tHEAD")
     if first.startswith("ref: refs/heads/") and named in branches:
@@ -160,11 +160,14 @@ def fetch_branch(layout: Layout, url: str, branch: str) -> str:
 
 
 def snapshots(root: Path, remote: str | None = None) -> dict[str, str]:
-    """Snapshot tags (`snapshot/DAY`) and the objects that they name; the remote's as last seen."""
+    """Snapshot tags (`snapshot/DAY`) and the objects that they name; the remote's as last seen.
+
+    A tag of something else than a commit is no snapshot, nor is one of a day in no calendar.
+    """
     prefix = f"refs/mvc/{remote}/" if remote else "refs/tags/"
-    found = _refs(root, prefix + SNAPSHOT_PREFIX)
+    found = _refs(root, prefix + SNAPSHOT_PREFIX, commits=True)
     short = {ref.removeprefix(prefix): name for ref, name in found.items()}
-    return {tag: name for tag, name in short.items() if _DAY.fullmatch(tag)}
+    return {tag: name for tag, name in short.items() if day_of(tag)}
 
 
 def branches(root: Path, remote: str) -> tuple[str, ...]:
@@ -177,25 +180,39 @@ def branches(root: Path, remote: str) -> tuple[str, ...]:
 def recording(root: Path) -> list[str]:
     """The remotes, as last seen, that have a record of what `mvc gc` gave up there."""
     told = git.try_read(root, "for-each-ref", "--format=%(refname)", "refs/mvc/*/gc/collected")
-    return [ref.split("/")[2] for ref in (told or "").splitlines()]
+    return [ref.split("/")[2] for ref in git.lines(told or "")]
 
 
 def unsent(root: Path, remote: str, tips: Iterable[str]) -> list[str]:
     """The commits that `tips` reach and nothing on the remote does, newest first."""
-    there = [*_refs(root, tracking(remote, "")), *_refs(root, f"refs/mvc/{remote}/")]
-    told = git.read(root, "rev-list", *tips, "--not", *there, "--")
-    return told.split()
+    return _reached_by(root, tips, _theirs(root, remote))
 
 
 def ancestors(root: Path, tips: Iterable[str]) -> list[str]:
     """Every commit that `tips` reach, newest first."""
-    return git.read(root, "rev-list", *tips, "--").split()
+    return _reached_by(root, tips)
 
 
 def reached(root: Path, remote: str) -> list[str]:
     """Every commit that the remote's branches and snapshots reach, newest first."""
-    there = [*_refs(root, tracking(remote, "")), *_refs(root, f"refs/mvc/{remote}/")]
-    return git.read(root, "rev-list", *there, "--").split() if there else []
+    return _reached_by(root, _theirs(root, remote))
+
+
+def _theirs(root: Path, remote: str) -> set[str]:
+    """What the remote's refs name: by its hash, for a ref's name need not be text."""
+    return {
+        name
+        for prefix in (tracking(remote, ""), f"refs/mvc/{remote}/")
+        for name in _refs(root, prefix).values()
+    }
+
+
+def _reached_by(root: Path, tips: Iterable[str], without: Iterable[str] = ()) -> list[str]:
+    asked = [*tips, *(f"^{each}" for each in without)]
+    if not asked:
+        return []
+    stdin = "".join(f"{each}\n" for each in asked).encode()
+    return git.read_bytes(root, "rev-list", "--stdin", stdin=stdin).decode().split()
 
 
 def ahead_behind(root: Path, a: str, b: str) -> tuple[int, int]:
@@ -214,7 +231,7 @@ def authors(root: Path, commits: Sequence[str]) -> dict[str, str]:
     if not commits:
         return {}
     told = git.read(root, "log", "--no-walk", "--format=%H%x00%an", *commits, "--")
-    return dict(line.split("\0", 1) for line in told.splitlines() if "\0" in line)
+    return dict(line.split("\0", 1) for line in git.lines(told) if "\0" in line)
 
 
 def follow(layout: Layout, branch: str, remote: str) -> None:
@@ -242,10 +259,14 @@ def _set(root: Path, lines: Sequence[str]) -> None:
         raise
 
 
-def _refs(root: Path, prefix: str) -> dict[str, str]:
+def _refs(root: Path, prefix: str, *, commits: bool = False) -> dict[str, str]:
+    """The refs below `prefix` and what they name; with `commits` those that lead to a commit."""
     form = "--format=%(refname)%00%(objectname)"
+    if commits:  # only then: git has to open each object
+        form += "%00%(objecttype)%00%(*objecttype)"
     told = git.try_read(root, "for-each-ref", form, prefix.removesuffix("/")) or ""
-    return dict(line.split("\0") for line in told.splitlines())
+    rows = [line.split("\0") for line in git.lines(told)]
+    return {ref: name for ref, name, *kinds in rows if not commits or "commit" in kinds}
 
 
 _STALLED = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=120")

@@ -3,7 +3,7 @@
 Owns adding, removing and finding them, where each option is kept (what every clone needs in the
 tracked `.dvc/config`, all else in `.dvc/config.local`), and masking secrets in URLs. Transfers
 nothing; writes configuration only, no commit. What a stranger's configuration may say is
-`foreign`'s to tell.
+`foreign`'s to tell, and what this machine keeps to whatever a commit says is in `places`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _PUBLIC = {
     "method",
     "oss_endpoint",
     "allow_anonymous_login",
+    "shared",
 }
 _USER_IS_PUBLIC = {"ssh", "sftp", "git", "git+ssh", "webdav", "webdavs"}
 
@@ -62,8 +63,8 @@ def add(
         In both cases nothing was changed.
     """
     require_name(name)
-    git_url, data_url = _absolute(git_url, scp=True), _absolute(data_url)
-    public, private = _sorted_options(data_url, {k.lower(): v for k, v in (options or {}).items()})
+    git_url, data_url = absolute(git_url, scp=True), absolute(data_url)
+    public, private = sorted_options(data_url, {k.lower(): v for k, v in (options or {}).items()})
     known = {remote.name: remote for remote in listing(layout)}
     old = known.get(name, Remote(name, None, None, False))
     for was, now in ((old.git_url, git_url), (old.data_url, public["url"])):
@@ -72,15 +73,19 @@ def add(
                 f"remote {name} exists already, at {masked(was or '')}",
                 f"take another name, or `mvc remote remove {name}` first",
             )
-    _require_protocol(public["url"])
+    require_protocol(public["url"])
     first = not any(remote.data_url for remote in known.values())
-    with _said_without(private):
-        config = _config(layout)
-        if private:  # first: a kill in between leaves no remote that asks for a password
-            with config.edit("local", validate=False) as local:
-                local["remote"].setdefault(name, {}).update(private)
-            (layout.root / ".dvc" / "config.local").chmod(0o600)
+    with said_without(private):
+        config = dvc_config(layout)
+        # What this machine has pinned (`places`) wins over what is tracked.
+        pinned = "url" in config.load_one("local")["remote"].get(name, {})
+        mine = private | (public if pinned else {})
+        files = [Path(config.files[level]) for level in ("repo", "local")]
+        kept = [(file, file.read_bytes() if file.is_file() else None) for file in files]
         try:
+            if mine:  # first: a kill in between leaves no remote that asks for a password
+                with editing_local(layout, config) as local:
+                    local["remote"].setdefault(name, {}).update(mine)
             with config.edit("repo") as repo:
                 repo["remote"].setdefault(name, {}).update(public)
                 if first:
@@ -88,7 +93,11 @@ def add(
             config.read()
             config.validate(config.load_config_to_level())
         except Exception:
-            _forget(layout, name, config, private, old, public)
+            for file, text in kept:
+                if text is not None:
+                    file.write_bytes(text)
+                elif file.exists():
+                    file.unlink()
             raise
     if old.git_url is None:
         git.write(layout.root, "remote", "add", "--", name, git_url)
@@ -107,61 +116,6 @@ def require_name(name: str) -> None:
         )
 
 
-def place(
-    layout: Layout, name: str, data_url: str, options: Mapping[str, str] | None = None
-) -> None:
-    """Let the remote's objects be at `data_url` for this machine, whatever the repo records.
-
-    Raises:
-        RemoteError: DVC knows no such protocol or option.
-        MissingExtra: the protocol's package is not installed.
-    """
-    lowered = {key.lower(): value for key, value in (options or {}).items()}
-    public, private = _sorted_options(_absolute(data_url), lowered)
-    _require_protocol(public["url"])
-    with _said_without(private):
-        config = _config(layout)
-        with config.edit("local", validate=False) as local:
-            local["remote"].setdefault(name, {}).update(public | private)
-        (layout.root / ".dvc" / "config.local").chmod(0o600)
-        config.read()
-        config.validate(config.load_config_to_level())
-
-
-def _forget(
-    layout: Layout, name: str, config: Any, private: dict[str, str], old: Remote,
-    public: dict[str, str],
-) -> None:  # fmt: skip
-    """Take back the options that DVC refused."""
-    for level, options in (("local", private), ("repo", public)):
-        with config.edit(level, validate=False) as conf:
-            kept = conf["remote"].get(name, {})
-            for key in options:
-                if key != "url" or old.data_url is None:
-                    kept.pop(key, None)
-            if not kept:
-                conf["remote"].pop(name, None)
-                if level == "repo" and conf["core"].get("remote") == name:
-                    conf["core"].pop("remote")
-
-
-def pin(layout: Layout, name: str) -> None:
-    """Keep what the tracked `.dvc/config` says of the remote in `.dvc/config.local` as well.
-
-    So this machine knows it at every commit, also at those from before it was added, and a pulled
-    commit cannot lead this machine's secrets to another server. What is there already stays.
-    """
-    with _said_without({}):
-        config = _config(layout)
-        tracked = config.load_one("repo")["remote"].get(name, {})
-        mine = config.load_one("local")["remote"].get(name, {})
-        new = {key: tracked[key] for key in _PUBLIC & set(tracked) if key not in mine}
-        if new:
-            with config.edit("local", validate=False) as local:
-                local["remote"].setdefault(name, {}).update(new)
-            (layout.root / ".dvc" / "config.local").chmod(0o600)
-
-
 def remove(layout: Layout, name: str) -> None:
     """Remove the git remote and the DVC remote `name`; the caller commits `.dvc/config`.
 
@@ -170,10 +124,10 @@ def remove(layout: Layout, name: str) -> None:
     """
     remote = get(layout, name)
     left = [each for each in listing(layout) if each.data_url and each.name != name]
-    with _said_without({}):
-        config = _config(layout)
-        for level in ("repo", "local"):
-            with config.edit(level, validate=False) as conf:
+    with said_without({}):
+        config = dvc_config(layout)
+        for edited in (config.edit("repo", validate=False), editing_local(layout, config)):
+            with edited as conf:
                 conf["remote"].pop(name, None)
                 if conf["core"].get("remote") == name:
                     conf["core"].pop("remote")
@@ -191,8 +145,8 @@ def listing(layout: Layout) -> list[Remote]:
         key, _, url = item.partition("\n")
         if url:
             gits.setdefault(key.removeprefix("remote.").removesuffix(".url"), url)
-    with _said_without({}):
-        merged = _config(layout).load_config_to_level()
+    with said_without({}):
+        merged = dvc_config(layout).load_config_to_level()
     data = {name: options.get("url") for name, options in merged["remote"].items()}
     default = merged["core"].get("remote")
     return [
@@ -260,8 +214,8 @@ def scrubbed(text: str, secrets: Mapping[str, object] | None = None) -> str:
 
 def secrets(layout: Layout, name: str) -> dict[str, str]:
     """The options of a DVC remote that must not be shown, from whatever file they come."""
-    with _said_without({}):
-        options = _config(layout).load_config_to_level()["remote"].get(name, {})
+    with said_without({}):
+        options = dvc_config(layout).load_config_to_level()["remote"].get(name, {})
     return {key: str(value) for key, value in options.items() if key not in _PUBLIC}
 
 
@@ -278,17 +232,31 @@ def missing_extra(protocol: str) -> MissingExtra:
 # --- the parts ----------------------------------------------------------------------------------
 
 
-def _config(layout: Layout) -> Any:
+def dvc_config(layout: Layout) -> Any:
+    """DVC's configuration, merged of all its files and not validated."""
     from dvc.config import Config
 
     return Config(str(layout.root / ".dvc"), validate=False)
 
 
 @contextmanager
-def _said_without(secret: Mapping[str, str]) -> Iterator[None]:
+def editing_local(layout: Layout, config: Any) -> Iterator[Any]:
+    """`.dvc/config.local` to be changed; at no moment can another user read it."""
+    path = layout.root / ".dvc" / "config.local"
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    with config.edit("local", validate=False) as local:
+        yield local
+
+
+@contextmanager
+def said_without(secret: Mapping[str, str]) -> Iterator[None]:
     """Turn what DVC says about its configuration into a RemoteError without secrets.
 
     The cause is not kept: its text could hold what must not be shown.
+
+    Raises:
+        RemoteError: DVC, or the disk, refused.
     """
     from dvc.exceptions import DvcException
 
@@ -312,8 +280,12 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _absolute(url: str, *, scp: bool = False) -> str:
-    """`url`, or the absolute path of a folder; with `scp`, `host:path` is git's, not a folder."""
+def absolute(url: str, *, scp: bool = False) -> str:
+    """`url`, or the absolute path of a folder; with `scp`, `host:path` is git's, not a folder.
+
+    Raises:
+        RemoteError: it is no URL.
+    """
     if not url or url.startswith("-") or not url.isprintable():
         raise RemoteError(f"{url!r} is not a URL", "give a folder, or ssh://, s3://, https://, ...")
     if "://" in url or (scp and ":" in url.split("/", 1)[0]):
@@ -321,8 +293,12 @@ def _absolute(url: str, *, scp: bool = False) -> str:
     return os.path.abspath(Path(url).expanduser())  # noqa: PTH100 (a link stays a link)
 
 
-def _sorted_options(url: str, options: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """What goes to the tracked and what to the local configuration."""
+def sorted_options(url: str, options: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """A data URL and DVC's options as what is tracked and what stays on this machine.
+
+    Raises:
+        RemoteError: the URL holds what no data URL can.
+    """
     private: dict[str, str] = {}
     if "://" in url:
         parts = _split(url)
@@ -354,8 +330,13 @@ def _sorted_options(url: str, options: dict[str, str]) -> tuple[dict[str, str], 
     return public, private
 
 
-def _require_protocol(url: str) -> None:
-    """Raise MissingExtra or RemoteError unless DVC can speak the URL's protocol here."""
+def require_protocol(url: str) -> None:
+    """Refuse a protocol that DVC cannot speak here.
+
+    Raises:
+        RemoteError: it knows none of that name.
+        MissingExtra: the protocol's package is not installed.
+    """
     from dvc_objects.fs import get_fs_cls, registry
 
     scheme = url.split("://", 1)[0].lower() if "://" in url else ""

@@ -206,7 +206,7 @@ def _branches(root: Path) -> list[str]:
     told = git.try_read(
         root, "for-each-ref", "--contains=HEAD", "--format=%(refname)", "refs/heads"
     )
-    return (told or "").split()
+    return git.lines(told or "")
 
 
 def _a_branch(root: Path) -> str:
@@ -255,4 +255,4 @@ def _names(root: Path) -> list[str]:
     told = git.try_read(
         root, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", "refs/remotes"
     )
-    return (told or "").split()
+    return git.lines(told or "")

@@ -86,17 +86,23 @@ def _judged(letter: str, signer: str, key: str) -> tuple[Verdict, str, str, str]
     return verdict, signer, key, detail
 
 
-def snapshots(root: Path, commits: Sequence[str] | None = None) -> list[Signature]:
+def snapshots(
+    root: Path, commits: Sequence[str] | None = None, *, remote: str | None = None
+) -> list[Signature]:
     """The signatures of the snapshot tags, by name; only those at `commits` where these are given.
+
+    With `remote` those of its tags, as they were last seen there.
 
     A lightweight tag is unsigned; a tag object under another name than its own is bad: it was
     signed for another day.
     """
-    form = "%(refname:strip=2)%00%(objecttype)%00%(objectname)%00%(*objectname)%00%(subject)"
-    told = git.read(root, "for-each-ref", f"--format={form}", f"refs/tags/{SNAPSHOT_PREFIX}")
+    prefix = f"refs/mvc/{remote}/" if remote else "refs/tags/"
+    form = "%(refname)%00%(objecttype)%00%(objectname)%00%(*objectname)%00%(subject)"
+    told = git.read(root, "for-each-ref", f"--format={form}", prefix + SNAPSHOT_PREFIX)
     found = []
     for row in filter(None, told.split("\n")):
-        name, kind, sha, target, subject = row.split("\0")
+        ref, kind, sha, target, subject = row.split("\0")
+        name = ref.removeprefix(prefix)
         if commits is not None and (target or sha) not in commits:
             continue
         if kind != "tag":

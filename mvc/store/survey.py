@@ -160,7 +160,7 @@ def ref_commits(layout: Layout) -> dict[str, str]:
     """Every ref that leads to a commit, by its full name, and HEAD."""
     form = "--format=%(refname)%00%(objectname)%00%(*objectname)%00%(objecttype)%00%(*objecttype)"
     found: dict[str, str] = {}
-    for line in git.read(layout.root, "for-each-ref", form).splitlines():
+    for line in git.lines(git.read(layout.root, "for-each-ref", form)):
         ref, name, peeled, kind, peeled_kind = line.split("\0")
         if "commit" in (kind, peeled_kind):
             found[ref] = peeled or name

@@ -94,8 +94,8 @@ _pointers_of_hash = lru_cache(maxsize=8)(_pointers_of)
 def changes(root: Path, old: str | None, new: str) -> tuple[Change, ...]:
     """What differs between two commits' trees (`old` None: from nothing), by path."""
     before = old or git.read_bytes(root, "hash-object", "-t", "tree", "--stdin", stdin=b"").decode()
-    raw = git.read(root, "diff-tree", "-r", "-z", "--no-renames", before.strip(), new)
-    fields = raw.split("\0")[:-1]
+    raw = git.read_bytes(root, "diff-tree", "-r", "-z", "--no-renames", before.strip(), new)
+    fields = os.fsdecode(raw).split("\0")[:-1]  # a name need not be UTF-8
     found = []
     for meta, path in zip(fields[::2], fields[1::2], strict=True):
         _, mode, was, now, _ = meta.removeprefix(":").split(" ")
@@ -138,7 +138,7 @@ def bring(layout: Layout, old: str | None, new: str) -> None:
         # git itself writes the files (line ends, modes, links, filters), beside the work tree
         out.mkdir(parents=True)
         prefix = f"--prefix={out.relative_to(root).as_posix()}/"
-        git.write(root, "checkout-index", "-f", "-z", "--stdin", prefix, stdin=paths.encode())
+        git.write(root, "checkout-index", "-f", "-z", "--stdin", prefix, stdin=os.fsencode(paths))
     for change in todo:
         target = root / change.path
         if change.path in edited:
@@ -186,7 +186,7 @@ def _index(root: Path, todo: list[Change]) -> None:
     if not stale:
         return
     lines = "".join(f"{c.mode if c.after else '0'} {c.after or _GONE}\t{c.path}\0" for c in stale)
-    git.write(root, "update-index", "-z", "--index-info", stdin=lines.encode())
+    git.write(root, "update-index", "-z", "--index-info", stdin=os.fsencode(lines))
 
 
 def _hashes(root: Path, paths: list[str]) -> dict[str, str]:
@@ -194,8 +194,11 @@ def _hashes(root: Path, paths: list[str]) -> dict[str, str]:
     found = dict.fromkeys(paths, "")
     files = [p for p in paths if (root / p).is_file() and not (root / p).is_symlink()]
     if files:
-        hashes = git.read(root, "hash-object", "--", *files).split()
-        found |= dict(zip(files, hashes, strict=True))
+        # Not as arguments: those of a large repo are more than a program may be given.
+        told = git.read_bytes(
+            root, "hash-object", "--stdin-paths", stdin=b"".join(map(_quoted, files))
+        )
+        found |= dict(zip(files, told.decode().split(), strict=True))
     for path in set(paths) - set(files):
         if (root / path).is_symlink():
             text = os.fsencode((root / path).readlink())
@@ -205,10 +208,24 @@ def _hashes(root: Path, paths: list[str]) -> dict[str, str]:
     return found
 
 
+def _quoted(path: str) -> bytes:
+    """A path as a line that git reads back, whatever the name holds.
+
+    Source: git's quote.c, unquote_c_style.
+    """
+    raw = os.fsencode(path)
+    if not raw.startswith(b'"') and b"\n" not in raw and b"\r" not in raw:
+        return raw + b"\n"
+    for plain, escaped in ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\n", b"\\n"), (b"\r", b"\\r")):
+        raw = raw.replace(plain, escaped)
+    return b'"' + raw + b'"\n'
+
+
 def _staged(root: Path, paths: list[str]) -> dict[str, str]:
     """The blob hash of each path in the user's index; absent ones are left out."""
     if not paths:
         return {}
-    raw = git.read(root, "--literal-pathspecs", "ls-files", "-z", "--stage", "--", *paths)
+    wanted = set(paths)
+    raw = os.fsdecode(git.read_bytes(root, "ls-files", "-z", "--stage"))
     rows = (row.split("\t", 1) for row in raw.split("\0") if row)
-    return {path: meta.split(" ")[1] for meta, path in rows}
+    return {path: meta.split(" ")[1] for meta, path in rows if path in wanted}

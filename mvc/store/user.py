@@ -10,6 +10,7 @@ the user's comments.
     [repo."/home/ada/my-model"]      # what this one repo may do on this machine
     dvc_config = true                # obey every option of its tracked .dvc/config
     remote_code = "5a1c..."          # run its base's code of this digest (`mvc trust`)
+    launch = "10.0.0.1:29500"        # train with the machines that meet there (`mvc trust`)
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Permissions(_Table, frozen=True):
 
     dvc_config: bool = False
     remote_code: str = ""
+    launch: str = ""
 
 
 class UserSettings(_Table, frozen=True):
@@ -84,8 +86,8 @@ def permissions(root: Path) -> Permissions:
     return next((tables[name] for name in _names(tables, root)), Permissions())
 
 
-def allow_code(root: Path, digest: str) -> None:
-    """Let the repo at `root` run its base's code of that digest, and no other.
+def allow(root: Path, what: str, value: str) -> None:
+    """Let the repo at `root` do `what` (a field of `Permissions`) with `value`, and no other.
 
     Raises:
         ConfigError: the file cannot be used or written.
@@ -94,7 +96,7 @@ def allow_code(root: Path, digest: str) -> None:
     document = _document()
     tables = document.setdefault("repo", _table(is_super_table=True))
     name = next(_names(tables, root), str(root.resolve()))
-    tables.setdefault(name, _table())["remote_code"] = digest
+    tables.setdefault(name, _table())[what] = value
     _write(document)
 
 

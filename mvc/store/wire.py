@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mvc.errors import MvcError, RemoteError, StoreError
-from mvc.store import foreign, remotes
+from mvc.store import foreign, places, remotes
 from mvc.store.cache import PROTECTED, refusals
 from mvc.store.files import TEMPORARY, sync_file, temporary
 from mvc.store.layout import Layout
@@ -181,7 +181,10 @@ class Wire:
 
     def _make(self, folder: str) -> None:
         if folder not in self._made:
-            self._fs.makedirs(folder, exist_ok=True)
+            if self._fs.protocol == "local":
+                self._odb.makedirs(folder)  # as `shared` says: others of the group write here too
+            else:
+                self._fs.makedirs(folder, exist_ok=True)
             self._made.add(folder)
 
     def sweep(self) -> None:
@@ -236,12 +239,11 @@ def opened(layout: Layout, name: str) -> Iterator[Wire]:
         )
     foreign.check_dvc(layout)
     with _spoken(layout, name, remote.data_url), refusals():
-        from dvc.config import Config
         from dvc.fs import get_cloud_fs
         from dvc_data.hashfile.db import get_odb
 
         # What DataCloud.get_remote_odb does (dvc/data_cloud.py), without a Repo.
-        kind, options, path = get_cloud_fs(Config(str(layout.root / ".dvc")), name=name)
+        kind, options, path = get_cloud_fs(places.configuration(layout, name), name=name)
         fs = kind(**options)
         if options.get("worktree") or fs.version_aware:
             raise StoreError(

@@ -207,3 +207,20 @@ def test_the_command(
     assert "the rest was not fetched" in capsys.readouterr().out
     assert main.run(["clone", "hub.git"]) == 1
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for where in (tmp_path / "file" / "below", tmp_path / "file", Path("/proc/no-such")):
+        with pytest.raises(RepoError) as caught:
+            clone.clone(str(tmp_path / "hub.git"), where)
+        assert "mvc clone" in caught.value.hint
+
+
+def test_a_full_folder_is_not_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a home with a million files."""
+    (tmp_path / "full" / "deep").mkdir(parents=True)
+    (tmp_path / "full" / "other").touch()
+    monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("it was walked"))
+    with pytest.raises(RepoError, match="not empty"):
+        clone.clone(str(tmp_path / "hub.git"), tmp_path / "full")

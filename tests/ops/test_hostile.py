@@ -28,6 +28,15 @@ def named(path: str, folder: str = "current_model") -> Case:
     )
 
 
+def bare(folder: str, into: str = "") -> Case:
+    """A bare repository below the folder, as git would find it."""
+    paths = [f"{into}{name}" for name in ("HEAD", "config", "objects/x", "refs/heads/x")]
+    return lambda s: s.listing(
+        [*s.entries(folder), *({"md5": s.entries(folder)[0]["md5"], "relpath": p} for p in paths)],
+        folder,
+    )
+
+
 def dvc_config(section: str, *options: str) -> Case:
     """More options in a section of the tracked .dvc/config, which may be there already."""
 
@@ -67,6 +76,20 @@ CASES: dict[str, Case] = {
     "list: absolute": lambda s: named(f"{s.outside}/x")(s),
     "list: up, in the batch": named("../.git/hooks/pre-commit", "batch"),
     "list: hidden in the middle": named("sub/../../../outside/x"),
+    "list: settings of git": named(".git/config"),
+    "list: settings of git, in the batch": named("sub/.git/config", "batch"),
+    "list: a link to settings of git": named(".git"),
+    "list: settings in capitals": named("sub/.GIT./config"),
+    "list: settings by a short name": named("GIT~1/config"),
+    "list: settings in a stream": named(".git::$INDEX_ALLOCATION/config"),
+    "list: settings with a character without a shape": named(".g\u200cit/config"),
+    "list: settings of DVC": named(".dvc/config"),
+    "list: settings of mvc": named("sub/.mvc /journal.json"),
+    "list: a bare repository": bare("current_model"),
+    "list: a bare repository, in the batch": bare("batch", "sub/"),
+    "list: a repository whose objects are elsewhere": lambda s: s.listing(
+        [{"md5": EMPTY, "relpath": p} for p in ("HEAD", "commondir", "x/config")]
+    ),
     "list: backslash": named("..\\outside\\x"),
     "list: NUL": named("x\0y"),
     "list: surrogate": named("\ud800"),
@@ -90,6 +113,9 @@ CASES: dict[str, Case] = {
     "pointer: md5 with a path": lambda s: s.pointer("md5: ", "md5: ../../../etc/passwd # "),
     "pointer: a single file": lambda s: s.pointer(".dir", ""),
     "pointer: meta goes up": lambda s: s.pointer("    optimizer.pt:", "    ../../outside/x:"),
+    "pointer: meta has settings of git": lambda s: s.pointer(
+        "    optimizer.pt:", "    .git/config:"
+    ),
     "pointer: a huge size": lambda s: s.pointer("size: 60000", f"size: {1 << 60}"),
     "pointer: a size that is no number": lambda s: s.pointer("size: 60000", "size: [1]"),
     "pointer: deep": lambda s: s.write("current_model.dvc", "[" * 200_000),
@@ -131,6 +157,9 @@ CASES: dict[str, Case] = {
     ),
     "DVC: a command for credentials": aws,
     "DVC: plugins": dvc_config("hydra", "plugins_path = ../p", "enabled = true"),
+    "DVC: Google's token to another server": dvc_config(
+        REMOTE, "url = gs://b/p", "endpointurl = http://127.0.0.1:1"
+    ),
     "DVC: no certificate check": dvc_config(REMOTE, "url = https://h/p", "ssl_verify = false"),
     "git's submodules: no settings": lambda s: s.write(".gitmodules", "[submodule 'x']\n[[["),
     "DVC: a value that it does not take": dvc_config("core", "checksum_jobs = many"),

@@ -28,6 +28,7 @@ from tests.ops.strangers import Stranger, bound_memory
 from tests.processes import in_process
 
 ADAPTER = "adapter_model.safetensors"
+ENDLESS = r"(([\w.]+)+)+!"
 
 
 class Code:
@@ -204,7 +205,23 @@ CASES: dict[str, tuple[Case, str]] = {
     "a header of 8 EB": (header([4], length=(1 << 63) - 1), r"safetensors"),
     "a header with a negative shape": (header([-4]), r"safetensors"),
     "a rank of a million million": (config(r=10**12), "rank"),
-    "a rank in a pattern": (config(rank_pattern={".*": 10**9}), "rank"),
+    "a rank in a pattern": (config(rank_pattern={"q_proj": 10**9}), "rank"),
+    "targets by a pattern without end": (config(target_modules=ENDLESS), "target_modules"),
+    "one target by a pattern without end": (
+        config(target_modules=["q_proj", ENDLESS]),
+        "target_modules",
+    ),
+    "exceptions by a pattern without end": (config(exclude_modules=ENDLESS), "exclude_modules"),
+    "ranks by a pattern without end": (config(rank_pattern={ENDLESS: 4}), "rank_pattern"),
+    "alphas by a pattern without end": (config(alpha_pattern={ENDLESS: 4}), "alpha_pattern"),
+    "layers by a pattern without end": (
+        config(layers_pattern=[ENDLESS], layers_to_transform=[0]),
+        "layers_pattern",
+    ),
+    "modules to save by a pattern without end": (
+        config(modules_to_save=[ENDLESS]),
+        "modules_to_save",
+    ),
     "a module to import": (
         config(megatron_config={"x": 1}, megatron_core="evil"),
         "megatron_con?",

@@ -12,7 +12,7 @@ import torch
 
 from mvc.engine.state import load_torch
 from mvc.errors import ConfigError, UsageError
-from mvc.ops import init, train
+from mvc.ops import init, train, trust
 from mvc.store import history
 from mvc.store.layout import Layout
 from tests.ops.conftest import SETS, edit, git, sound, state_bytes, train_one, write_batch
@@ -95,8 +95,13 @@ def srun(at: Layout, data: Path, elsewhere: Path) -> list[subprocess.Popen[str]]
 
 
 def test_two_machines_train_as_two_processes_do(
-    at: Layout, data: Path, undisturbed: Layout, tmp_path: Path
+    at: Layout,
+    data: Path,
+    undisturbed: Layout,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     clone = Layout(tmp_path / "clone")
     git(at, "clone", "-q", str(at.root), str(clone.root))
     with two_machines(hidden=at.root.parent) as machines:
@@ -104,6 +109,8 @@ def test_two_machines_train_as_two_processes_do(
             endpoint = f"launch.rdzv_endpoint={machines[0].address}:{free_port()}"
             edit(each, "launch.nnodes=2", endpoint)
         shutil.copyfile(at.config, clone.config)
+        for each in (at, clone):
+            trust.allow_launch(each)
         running = [
             machine.start(*MVC, "train", data, cwd=repo.root, MVC_NODE_RANK=str(number))
             for number, (machine, repo) in enumerate(zip(machines, (at, clone), strict=True))
@@ -179,12 +186,18 @@ def test_fsdp_leaves_a_state_that_one_process_goes_on_with(
 
 
 def test_what_a_launch_cannot_be_is_refused(
-    at: Layout, data: Path, monkeypatch: pytest.MonkeyPatch
+    at: Layout, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     edit(at, "launch.nnodes=2")
     with pytest.raises(ConfigError, match="must meet somewhere"):
         train_one(at, data)
     edit(at, "launch.rdzv_endpoint=127.0.0.1:1")
+    for rank in (0, 1):
+        with pytest.raises(ConfigError, match=r"whoever joins there is sent the data") as caught:
+            list(train.train(at, [data], node_rank=rank))
+        assert "mvc trust --launch" in caught.value.hint
+    trust.allow_launch(at)
     with pytest.raises(UsageError, match="no machine 2"):
         list(train.train(at, [data], node_rank=2))
     edit(at, "launch.nnodes=1", "launch.nproc=2", "launch.fsdp=missing.yaml")

@@ -92,7 +92,7 @@ def test_both_sides_trained(pair: tuple[Layout, Layout], tmp_path: Path) -> None
     assert head(b) == mine
     assert_sound(b, 4, tmp_path)
     git(b.root, "branch", "taken", "HEAD~1")
-    for name in ("taken", "a..b", "-x"):
+    for name in ("taken", "a..b", "-x", "main", "HEAD"):
         with pytest.raises(RepoError):
             pull.pull(b, keep_as=name)
         assert head(b) == mine

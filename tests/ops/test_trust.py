@@ -22,7 +22,7 @@ from mvc.errors import BaseModelError, ConfigError, MvcError, UsageError
 from mvc.ops import checkout, fsck, init, log, pull, push, show, status, stream, train, trust
 from mvc.store import user
 from mvc.store.layout import Layout
-from tests.ops.conftest import SETS, edit, git, sound, train_one
+from tests.ops.conftest import SETS, edit, git, sound, train_one, write_batch
 from tests.ops.lines import cloned, share
 from tests.processes import in_process
 from tests.tiny import make_base
@@ -299,8 +299,8 @@ def test_the_users_file_keeps_what_it_says(tmp_path: Path, monkeypatch: pytest.M
     )
     user.path().parent.mkdir(parents=True)
     user.path().symlink_to(tmp_path / "dotfiles")
-    user.allow_code(tmp_path / "a", "1" * 64)
-    user.allow_code(tmp_path / "b", "2" * 64)
+    user.allow(tmp_path / "a", "remote_code", "1" * 64)
+    user.allow(tmp_path / "b", "remote_code", "2" * 64)
     assert user.permissions(tmp_path / "a") == user.Permissions(
         dvc_config=True, remote_code="1" * 64
     )
@@ -312,7 +312,7 @@ def test_the_users_file_keeps_what_it_says(tmp_path: Path, monkeypatch: pytest.M
     assert text.startswith("# mine\n[trust]\nrequire_signed = true  # always\n")
     (tmp_path / "dotfiles").write_text("not toml")
     with pytest.raises(ConfigError):
-        user.allow_code(tmp_path / "a", "1" * 64)
+        user.allow(tmp_path / "a", "remote_code", "1" * 64)
     assert (tmp_path / "dotfiles").read_text() == "not toml"
 
 
@@ -351,3 +351,28 @@ def test_a_base_without_code_has_nothing_to_allow(new_model: Callable[..., Layou
     assert (told.classes, told.digest, told.allowed) == ((), "", False)
     with pytest.raises(UsageError):
         trust.allow(at)
+
+
+def test_a_place_to_meet_is_allowed_by_name(
+    new_model: Callable[..., Layout],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A pulled mvc.toml that names another one asks again."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    at = new_model()
+    monkeypatch.chdir(at.root)
+    assert main.run(["trust", "--launch"]) == 2  # nothing to allow
+    edit(at, "launch.nnodes=2", "launch.rdzv_endpoint=10.0.0.1:29500")
+    assert main.run(["trust"]) == 0
+    assert "10.0.0.1:29500: not allowed" in capsys.readouterr().out
+    assert trust.allow_launch(at).launch_allowed == "10.0.0.1:29500"
+    edit(at, "launch.rdzv_endpoint=10.6.6.6:29500")
+    told = trust.trust(at)
+    assert (told.launch, told.launch_allowed) == ("10.6.6.6:29500", "10.0.0.1:29500")
+    data = write_batch(tmp_path / "day.jsonl", 0)
+    with pytest.raises(ConfigError, match=r"10\.6\.6\.6"):
+        list(train.train(at, [data]))
+    assert trust.revoke(at)
+    assert trust.trust(at).launch_allowed == ""

@@ -78,6 +78,7 @@ WRONG = [
     ("[lora]\ntarget_modules = 3", "expected `str | list`, got `int`", '"all-linear"'),
     ("[lora]\ntarget_modules = [1]", "`lora.target_modules`: expected `str`", ""),
     ("[lora]\ntarget_modules = []", "line 4: `lora.target_modules` names no module", "all-linear"),
+    ('[lora]\ntarget_modules = "(a+)+!"', "is a pattern", "all-linear"),
     ('[lora]\ntarget_modules = ""', "names no module", "all-linear"),
     ('[train]\nschedule = "linear"', "`train.horizon_steps` is 0", 'schedule_scope = "batch"'),
     ('[train]\nschedule = "cosine"\nhorizon_steps = 20', "not below horizon_steps = 20", "shorter"),

@@ -15,6 +15,7 @@ from mvc.errors import DiskFull, ObjectCorrupt, ObjectMissing, StoreError
 from mvc.sharing import Transfer, Wanted
 from mvc.store import manifest, objects, transfer, wire
 from mvc.types import Silent
+from tests.servers import S3
 from tests.store.conftest import content, dvc, git
 from tests.store.sharing import (
     Bytes,
@@ -22,6 +23,7 @@ from tests.store.sharing import (
     cached,
     commit,
     flipped,
+    in_bucket,
     local,
     of_kind,
     pair,
@@ -289,3 +291,18 @@ def test_the_first_failure_stops_the_others() -> None:
     with pytest.raises(ValueError, match="broken"):
         wire.each(act, ["a", "bad", "b"], meter)
     assert ended == []
+
+
+@pytest.mark.parametrize("listed_from", [wire._LISTED_FROM, 2])
+def test_many_objects_of_a_bucket_are_listed_at_once(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed_from: int
+) -> None:
+    """With the same answer as asking for each, also about what is not there."""
+    p = pair(in_bucket(s3), tmp_path, 2)
+    transfer.push(p.a, "origin", sent(p.wanted))
+    monkeypatch.setattr(wire, "_LISTED_FROM", listed_from)
+    absent = ["0" * 32, "f" * 32 + ".dir"]
+    with wire.opened(p.a, "origin") as opened:
+        monkeypatch.setattr(opened._fs, "info" if listed_from == 2 else "find", None)
+        found = opened.sizes([*(item.md5 for item in p.wanted), *absent])
+    assert found == {md5: len(data) for md5, data in in_bucket(s3).all().items()}

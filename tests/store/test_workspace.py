@@ -62,7 +62,7 @@ def test_a_missing_object_stops_it_before_anything(line: Layout) -> None:
     before = everything(line)
     with pytest.raises(ObjectMissing, match=f"current_model/{path} of commit {one[:10]}") as caught:
         workspace.checkout(line, one, None)
-    assert "mvc pull" in caught.value.hint
+    assert "mvc fetch --all" in caught.value.hint
     assert everything(line) == before
     assert workspace.head(line.root)[0] == "main"
 
