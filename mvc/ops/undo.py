@@ -12,13 +12,13 @@ from mvc.ops import given_up
 from mvc.ops.checkout import refuse_dirty
 from mvc.ops.ops import logged
 from mvc.ops.verify import require_trusted
-from mvc.store import git, history, layout, oplog, tracked, workspace
+from mvc.store import collected, git, history, layout, oplog, tracked, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Progress
 
 _HEADS = "refs/heads/"
-_FINAL = {"remote", "restored", "trash"}
+_FINAL = {"remote", "restored", "trash", "deleted"}
 
 
 def undo(at: Layout, name: str | None = None, *, progress: Progress = SILENT) -> UndoResult:
@@ -94,19 +94,23 @@ def _made(at: Layout, undone: Operation) -> Logged:
 def _refuse_final(at: Layout, chosen: Operation) -> None:
     """Raise for what no later operation can take back."""
     told = f"{chosen.id} (`{chosen.command}`)"
+    before = _before(at, chosen)
+    more = f"; `mvc undo {before.id}` takes back what came before it, here" if before else ""
     if remote := chosen.extra.get("remote"):
-        before = _before(at, chosen)
-        more = f"; `mvc undo {before.id}` takes back what came before it, here" if before else ""
         raise RepoError(
             f"{told} cannot be taken back: others may have what {remote} got",
             f"`mvc rollback REV` and another push take it back for everybody{more}",
         )
     if "restored" in chosen.extra:
-        before = _before(at, chosen)
-        more = f"; `mvc undo {before.id}` takes back what came before it" if before else ""
         raise RepoError(
             f"{told} brought back what a gc had deleted",
             f"`mvc gc --apply` deletes it again{more}",
+        )
+    if "deleted" in chosen.extra and "trash" not in chosen.extra:
+        remote = chosen.extra["deleted"]
+        raise RepoError(
+            f"{told} cannot be taken back: what it deleted on {remote} rests in no trash",
+            f"`mvc push --all {remote}` sends there what is here{more}",
         )
     if chosen.commit[0] is None:
         raise RepoError(
@@ -203,4 +207,8 @@ def _restore(
             commit=history.commit(at.root),
             branch=workspace.head(at.root)[0],
             num_restored=found.num_objects,
+            lacks={
+                remote: len(collected.read(at, remote))
+                for remote in chosen.extra.get("deleted", "").split()
+            },
         )
