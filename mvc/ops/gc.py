@@ -28,11 +28,11 @@ from mvc.ops import keep, trashed
 from mvc.ops.fetch import shared
 from mvc.settings import Settings
 from mvc.sharing import Wanted
-from mvc.store import collected, config, oplog, pointers, refs, transfer, trash, workspace
+from mvc.store import collected, config, oplog, pointers, refs, tips, transfer, trash, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.store.remotes import listing
-from mvc.store.survey import Survey, ref_commits, survey
+from mvc.store.survey import Survey, survey
 from mvc.types import SILENT, Progress
 
 WAIT_S = 60.0
@@ -140,13 +140,14 @@ def plan(
         with Lock(at, "mvc gc", WAIT_S):
             refs.fetch_refs(at, name, tags=True)
     progress.stage("Reading the history")
-    tips = look_at_tips(at)
-    found = survey(at)
+    before = look_at_tips(at)
+    also = keep.remembered(at, settings, now)
+    found = survey(at, also)
     theirs = {
         name: [c for c in refs.reached(at.root, name) if c in found.folders] for name in remotes
     }
     num_lists = sum(_lists(at, name, commits, found) for name, commits in theirs.items())
-    found = survey(at) if num_lists else found
+    found = survey(at, also) if num_lists else found
     held = keep.keeping(at, found, settings, now, unpushed=unpushed, asked=remotes)
     policy = keep.any_rule(settings)
     named = {md5 for fs in found.folders.values() for f in fs for md5 in f.objects("whole")}
@@ -187,7 +188,7 @@ def plan(
         findings=tuple(found.findings),
         num_back=len(back),
     )
-    return Work(told, found, going, leaving, record, records, tips, frozenset(needed))
+    return Work(told, found, going, leaving, record, records, before, frozenset(needed))
 
 
 def _needed(found: Survey, held: keep.Keeping, policy: bool) -> set[str]:
@@ -227,7 +228,7 @@ def _tell_detached(at: Layout, progress: Progress) -> None:
 
 def look_at_tips(at: Layout) -> dict[str, str]:
     """What a plan rests on: every ref, HEAD, and what a batch in progress goes on from."""
-    return ref_commits(at) | {f"in progress on {each}": each for each in keep.in_progress(at)}
+    return tips.look(at).commits | {f"in progress on {each}": each for each in keep.in_progress(at)}
 
 
 def _lists_last(md5s: set[str]) -> tuple[str, ...]:
