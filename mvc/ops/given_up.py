@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+
 from mvc.errors import MissingExtra, MvcError, ObjectMissing, RemoteError
 from mvc.keeping import State
-from mvc.store import collected, history, manifest, pointers, refs, tracked, trash
+from mvc.store import collected, config, history, manifest, pointers, refs, tracked, trash
 from mvc.store.layout import STATE, Layout
 from mvc.store.survey import part
 from mvc.types import Commit, Progress
@@ -82,9 +84,11 @@ def refusal(at: Layout, commit: str, left: State) -> ObjectMissing:
             0, f"the nearest whole state before it is `mvc checkout {found.short}`{number}"
         )
     elif left == "thin" and not back:
+        base = shlex.quote(config.load(at).base.model)
         hints.append(
-            f"no whole state is left before it: `mvc export {commit[:10]} DIR`, then `mvc import DIR "
-            "NEW`, begins a repo with its adapter, fresh moments and a warm-up"
+            f"no whole state is left before it: `mvc export {commit[:10]} DIR`, then `mvc import "
+            f"DIR NEW --base {base}`, is a new line from its adapter, with fresh moments and a "
+            "warm-up"
         )
     elif not back:
         hints.append("no whole state is left before it: `mvc log` tells what is left")
@@ -93,7 +97,7 @@ def refusal(at: Layout, commit: str, left: State) -> ObjectMissing:
 
 
 def _way_back(at: Layout, commit: str) -> str:
-    """What brings the commit's state back from the trash; nothing where none has all of the rest."""
+    """What brings the commit's state back from the trash, if all of it is there."""
     where: dict[str, str] = {}
     for each in trash.listing(at):
         where |= dict.fromkeys(trash.objects(at, each.id), each.id)
