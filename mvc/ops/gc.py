@@ -109,7 +109,7 @@ def gc(
     asked = [shared(at, name).name for name in dict.fromkeys(remotes)]
 
     def look() -> Work:
-        return plan(at, asked, settings, now, unpushed=unpushed, sure=apply, progress=progress)
+        return plan(at, asked, settings, now, unpushed=unpushed, progress=progress)
 
     try:
         if not apply:
@@ -128,12 +128,12 @@ def plan(
     *,
     unpushed: bool,
     progress: Progress,
-    sure: bool = False,
+    ask: bool = True,
 ) -> Work:
     """What would go, from here and from `remotes`.
 
-    With `sure` the remotes are asked whether they have what their refs promise: a plain `git push`
-    brings commits without their objects.
+    With `ask` the other remotes are asked whether they have what their refs promise: a plain
+    `git push` brings commits without their objects.
     """
     for name in remotes:
         progress.stage(f"Asking {name}")
@@ -152,12 +152,10 @@ def plan(
     policy = keep.any_rule(settings)
     named = {md5 for fs in found.folders.values() for f in fs for md5 in f.objects("whole")}
     needed = _needed(found, held, policy)
-    if sure and policy and not unpushed and not remotes:
-        lost = _on_none(at, (found.here.keys() & named) - needed, progress)
-        for commit, folders in found.folders.items():
-            if any(md5 in lost for folder in folders for md5 in folder.objects("whole")):
-                held.keep(commit, "whole", "not pushed")
-        needed = _needed(found, held, policy) if lost else needed
+    if ask and policy and not unpushed:
+        for commit in _broken_promises(at, found, needed, remotes, progress):
+            held.keep(commit, "whole", "not pushed")
+        needed = _needed(found, held, policy)
     strays = found.here.keys() - needed - named
     doubtful = found.doubtful or not pointers.cache_folder(at).is_relative_to(at.root)
     free = (found.here.keys() - needed) - (strays if doubtful else set()) if policy else set()
@@ -200,17 +198,34 @@ def _needed(found: Survey, held: keep.Keeping, policy: bool) -> set[str]:
     return needed
 
 
-def _on_none(at: Layout, md5s: set[str], progress: Progress) -> set[str]:
-    """Those of these objects that no remote has; of one that cannot be asked nothing is known."""
-    left = set(md5s)
-    shares = [each for each in listing(at) if each.data_url and each.git_url]
-    for each in shares if left else ():
-        progress.stage(f"Asking {each.name}")
+def _broken_promises(
+    at: Layout, found: Survey, needed: set[str], asked: Sequence[str], progress: Progress
+) -> list[str]:
+    """The commits that would go, and of which no remote has what one promises to have.
+
+    Those that are `asked` to let go promise nothing. Of one that does not answer nothing is known.
+    """
+    names = [each.name for each in listing(at) if each.data_url and each.git_url]
+    others = [name for name in names if name not in asked]
+    if not others:
+        return []
+    commits = set(found.folders)
+    if asked:
+        commits &= {sha for name in others for sha in keep.promised(at, name)}
+    objects = {
+        sha: {m for folder in found.folders[sha] for m in folder.objects("whole")} - needed
+        for sha in commits
+    }
+    left = {md5 for md5s in objects.values() for md5 in md5s}
+    if not asked:  # else it may be on one of those alone
+        left &= found.here.keys()
+    for name in others if left else ():
+        progress.stage(f"Asking {name}")
         try:
-            left -= transfer.sizes(at, each.name, left).keys()
+            left -= transfer.sizes(at, name, left).keys()
         except (RemoteError, MissingExtra) as error:
-            progress.note(f"{error.message}: what only {each.name} may have is kept here")
-    return left if shares else set()
+            progress.note(f"{error.message}: what only {name} may have is kept")
+    return [sha for sha, md5s in objects.items() if md5s & left]
 
 
 def expired_trash(at: Layout, settings: Settings, now: datetime) -> list[Trash]:

@@ -115,9 +115,14 @@ def _on_remotes(at: Layout, asked: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for each in remotes.listing(at):
         if each.data_url and each.git_url:
-            gone = set() if each.name in asked else collected.read(at, each.name).keys()
-            found |= set(refs.reached(at.root, each.name)) - gone
+            is_asked = each.name in asked
+            found |= set(refs.reached(at.root, each.name)) if is_asked else promised(at, each.name)
     return found
+
+
+def promised(at: Layout, remote: str) -> set[str]:
+    """The commits whose state a remote has, as far as its refs and its record tell."""
+    return set(refs.reached(at.root, remote)) - collected.read(at, remote).keys()
 
 
 def _reasons(ref: str, settings: Settings) -> Iterator[tuple[State, str]]:

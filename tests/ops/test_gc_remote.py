@@ -215,6 +215,28 @@ def test_what_only_the_remote_has_is_told_and_goes(shared: Layout, tmp_path: Pat
     assert content(fresh.state) == state_of(3, tmp_path)
 
 
+def test_what_another_remote_only_promises_stays_on_both_sides(
+    shared: Layout, tmp_path: Path
+) -> None:
+    """`backup` got the commits by a plain `git push`, without objects but those of the head."""
+    git(tmp_path, "init", "-q", "--bare", "-b", "main", str(tmp_path / "hub2.git"))
+    remote.add(shared, "backup", str(tmp_path / "hub2.git"), str(tmp_path / "store2"), now=NOW)
+    push.push(shared, "origin")
+    git(shared.root, "push", "-q", "backup", "main")
+    git(shared.root, "fetch", "-q", "backup")
+    before = there(tmp_path)
+    plan = gc.gc(shared, settings=rules(shared, {"last": 1}), remotes=["origin"], now=NOW).plan
+    done = collect(shared, {"last": 1}, remotes=["origin"]).plan
+    for each in (plan, done):
+        assert not each.remotes[0].num_objects and not each.num_objects
+        assert {k.commit.batch for k in each.kept if "not pushed" in k.reasons} >= {1, 2, 3, 4}
+    assert there(tmp_path) == before and set(states(shared).values()) == {"whole"}
+    push.push(shared, "backup", all_states=True)
+    assert collect(shared, {"last": 1}, remotes=["origin"]).plan.remotes[0].num_objects
+    checkout.checkout(shared, "@2")  # from the backup
+    assert content(shared.state) == state_of(2, tmp_path)
+
+
 def test_a_remote_of_objects_alone_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

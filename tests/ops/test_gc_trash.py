@@ -117,7 +117,9 @@ def test_a_plain_push_of_commits_alone_promises_no_objects(
         lines.commit(at, seed)
     git(at.root, "push", "-q", "origin", "main")  # and no `dvc push`
     before = cached(at)
+    told = gc.gc(at, settings=rules(at, {"last": 1}), now=NOW).plan
     plan = collect(at, {"last": 1}).plan
+    assert (told.rows, told.num_objects) == (plan.rows, plan.num_objects), "it promised no more"
     assert {row.commit.batch for row in plan.rows} - {None} == {0, 1, 2}
     assert {k.commit.batch for k in plan.kept if "not pushed" in k.reasons} >= {3, 4}
     gone = tmp_path / "store"
