@@ -12,7 +12,7 @@ from mvc.ops import given_up
 from mvc.ops.checkout import refuse_dirty
 from mvc.ops.ops import logged
 from mvc.ops.verify import require_trusted
-from mvc.store import collected, git, history, layout, oplog, tracked, workspace
+from mvc.store import collected, git, history, layout, oplog, tracked, trash, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Progress
@@ -42,8 +42,8 @@ def undo(at: Layout, name: str | None = None, *, progress: Progress = SILENT) ->
         chosen = oplog.find(at, name)
     _refuse_final(at, chosen)
     command = f"mvc undo {chosen.id}"
-    if trash := chosen.extra.get("trash"):
-        return _restore(at, chosen, trash, command, progress)
+    if its := chosen.extra.get("trash"):
+        return _restore(at, chosen, its, command, progress)
     moves_line = chosen.head[0] != chosen.head[1] or any(r.startswith(_HEADS) for r in chosen.refs)
     with Lock(at, command, moves=moves_line):
         _recover(at, progress)
@@ -111,6 +111,12 @@ def _refuse_final(at: Layout, chosen: Operation) -> None:
         raise RepoError(
             f"{told} cannot be taken back: what it deleted on {remote} rests in no trash",
             f"`mvc push --all {remote}` sends there what is here{more}",
+        )
+    its = chosen.extra.get("trash")
+    if its and all(each.id != its for each in trash.listing(at)):
+        raise RepoError(
+            f"{told} cannot be taken back: its trash {its} was emptied, or brought back",
+            more.removeprefix("; ") or "`mvc log` tells what is left",
         )
     if chosen.commit[0] is None:
         raise RepoError(
@@ -194,12 +200,12 @@ def _elsewhere(at: Layout, moves: dict[str, Move]) -> str:
 
 
 def _restore(
-    at: Layout, chosen: Operation, trash: str, command: str, progress: Progress
+    at: Layout, chosen: Operation, its: str, command: str, progress: Progress
 ) -> UndoResult:
     """Take back a gc."""
     from mvc.ops import gc
 
-    found = gc.restore(at, trash, progress=progress, undoes=chosen.id, command=command)
+    found = gc.restore(at, its, progress=progress, undoes=chosen.id, command=command)
     with Lock(at, command, gc.WAIT_S):
         return UndoResult(
             undone=chosen,
