@@ -12,7 +12,7 @@ from mvc.ops import given_up
 from mvc.ops.checkout import refuse_dirty
 from mvc.ops.ops import logged
 from mvc.ops.verify import require_trusted
-from mvc.store import collected, git, history, layout, oplog, tracked, trash, workspace
+from mvc.store import collected, git, history, layout, oplog, remotes, tracked, trash, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Progress
@@ -65,6 +65,7 @@ def undo(at: Layout, name: str | None = None, *, progress: Progress = SILENT) ->
                 f"{shared} has it: a pull brings it back; `mvc rollback` and a push take it back "
                 "for everybody"
             )
+        _remote_too(at, chosen, progress, keep=bool(shared))
         if here and commit != here and _config(at, here) != _config(at, commit):
             progress.note(f"mvc.toml is as it was before, too; `git show {here[:10]}:mvc.toml`")
         return UndoResult(
@@ -74,6 +75,24 @@ def undo(at: Layout, name: str | None = None, *, progress: Progress = SILENT) ->
             branch=workspace.head(at.root)[0],
             num_files_changed=num_files,
         )
+
+
+def _remote_too(at: Layout, chosen: Operation, progress: Progress, *, keep: bool) -> None:
+    """Let the half of a remote that is this machine's own go with the one that was committed.
+
+    With `keep` it stays: it has the commit by now, and is the way back to it.
+    """
+    verb, _, name = chosen.command.removeprefix("mvc remote ").partition(" ")
+    if not chosen.command.startswith("mvc remote ") or "undoes" in chosen.extra:
+        return
+    again = f"`mvc remote add {name} --git URL --data URL`"
+    if verb == "remove":
+        progress.note(f"clones know remote {name} again; for this machine, {again}")
+    elif keep:
+        progress.note(f"remote {name} stays for this machine: `mvc remote remove {name}`")
+    elif verb == "add" and any(each.name == name for each in remotes.listing(at)):
+        remotes.remove(at, name, levels=("local",))
+        progress.note(f"remote {name} is gone from this machine, too; {again} sets it again")
 
 
 def _recover(at: Layout, progress: Progress) -> None:

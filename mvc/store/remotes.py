@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from mvc.errors import MissingExtra, MvcError, RemoteError
@@ -162,8 +162,12 @@ def pin(layout: Layout, name: str) -> None:
             (layout.root / ".dvc" / "config.local").chmod(0o600)
 
 
-def remove(layout: Layout, name: str) -> None:
+def remove(
+    layout: Layout, name: str, *, levels: Sequence[Literal["repo", "local"]] = ("repo", "local")
+) -> None:
     """Remove the git remote and the DVC remote `name`; the caller commits `.dvc/config`.
+
+    With `levels=("local",)` the tracked `.dvc/config` is left as it is.
 
     Raises:
         RemoteError: there is none.
@@ -172,7 +176,7 @@ def remove(layout: Layout, name: str) -> None:
     left = [each for each in listing(layout) if each.data_url and each.name != name]
     with _said_without({}):
         config = _config(layout)
-        for level in ("repo", "local"):
+        for level in levels:
             with config.edit(level, validate=False) as conf:
                 conf["remote"].pop(name, None)
                 if conf["core"].get("remote") == name:
