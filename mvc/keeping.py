@@ -114,7 +114,7 @@ class Pin:
     name: str
     commit: Commit
     message: str
-    here: State = "whole"
+    here: State
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ class Operation:
     `refs` are those that moved, by full name, `head` is what HEAD named before and after (a
     branch's full name or a commit), `commit` the one whose state the workspace stood on. `extra`
     holds what else there is: `undoes` (the operation that this one took back), `trash` (where
-    `mvc gc` put what it deleted), `remote` (where a push went). `pid` is the process of `user`.
+    `mvc gc` put what it deleted), `deleted` (the remotes from which it deleted, by a space),
+    `restored` (the trash that came back), `remote` (where a push went). `pid` is the process of
+    `user`.
     """
 
     id: str
@@ -54,7 +56,8 @@ class UndoResult:
     """An operation that was taken back, by the operation `made`.
 
     `commit` and `branch` are HEAD's now (`branch` None: detached), `num_files_changed` counts in
-    the stored folders, `num_restored` the objects that came back from a trash.
+    the stored folders, `num_restored` the objects that came back from a trash. `lacks` says of
+    how many commits a remote still lacks what the same gc deleted there.
     """
 
     undone: Operation
@@ -63,3 +66,4 @@ class UndoResult:
     branch: str | None
     num_files_changed: int = 0
     num_restored: int = 0
+    lacks: dict[str, int] = field(default_factory=dict)

@@ -52,6 +52,7 @@ POLICIES: tuple[dict[str, int | str], ...] = (
     {"last": 3, "daily": 7},
     {"hourly": 24, "daily": 7, "weekly": 4},
     {"hourly": 24, "daily": 7, "weekly": 4, "monthly": 12, "yearly": 75},
+    {"within": "0d", "daily": 3},
     {"within": "2d", "daily": 14, "weekly": 8},
     {"last": 144, "hourly": 48, "within": "3d"},
     {"daily": 1, "weekly": 1, "monthly": 1, "yearly": 1},

@@ -57,7 +57,7 @@ def collect(
                 _there(at, work, remote, left.setdefault(remote, set()))
             if work.going:
                 progress.stage("Moving into the trash")
-            found = _here(at, work, now)
+            found = _here(at, work, now, left)
             break
         except _Overtaken:
             continue
@@ -75,8 +75,8 @@ def collect(
     return GcResult(work.plan, applied=True, trash=found if still else None)
 
 
-def _here(at: Layout, work: Work, now: datetime) -> str | None:
-    """Move what goes into a new trash; its id, None where nothing goes."""
+def _here(at: Layout, work: Work, now: datetime, there: dict[str, set[str]]) -> str | None:
+    """Move what goes into a new trash, after what went `there`; its id, None where nothing goes."""
     tips, made = work.tips, None
     for chunk in _chunks(work.going, _HERE):
         with Lock(at, _COMMAND, WAIT_S):
@@ -89,7 +89,8 @@ def _here(at: Layout, work: Work, now: datetime) -> str | None:
                 raise
             if made is None:
                 made = trash.begin(at, now)
-                oplog.note(at, trash=made)
+                gone = " ".join(remote for remote, md5s in there.items() if md5s)
+                oplog.note(at, trash=made, **({"deleted": gone} if gone else {}))
                 collected.write(at, work.record)
             trash.take(at, made, chunk)
     if made is None and work.record != collected.read(at) and work.plan.policy:
@@ -110,6 +111,8 @@ def _there(at: Layout, work: Work, remote: str, gone: set[str]) -> None:
         with Lock(at, _COMMAND, WAIT_S):
             refs.fetch_refs(at, remote, tags=True)
             tips = _unchanged(at, work.survey, tips, frozenset(leaving), remote)
+            if not gone:  # a gc that is killed, or deletes nothing here, is one all the same
+                oplog.note(at, deleted=remote)
         gone.update(chunk)
         transfer.remove(at, remote, chunk)
 

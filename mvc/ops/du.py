@@ -33,7 +33,7 @@ def du(
     settings = settings or config.load(at)
     zone = config.zone(settings)
     now = now or datetime.now(zone)
-    work = gc.plan(at, (), settings, now, unpushed=False, progress=progress)
+    work = gc.plan(at, (), settings, now, unpushed=False, progress=progress, ask=False)
     found, here = work.survey, work.survey.here
     by_commit = {sha: _objects(found, sha) for sha in found.folders}
     times = Counter(md5 for md5s in by_commit.values() for md5 in md5s)

@@ -28,11 +28,11 @@ from mvc.ops import keep, trashed
 from mvc.ops.fetch import shared
 from mvc.settings import Settings
 from mvc.sharing import Wanted
-from mvc.store import collected, config, oplog, pointers, refs, transfer, trash, workspace
+from mvc.store import collected, config, oplog, pointers, refs, tips, transfer, trash, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.store.remotes import listing
-from mvc.store.survey import Survey, ref_commits, survey
+from mvc.store.survey import Survey, survey
 from mvc.types import SILENT, Progress
 
 WAIT_S = 60.0
@@ -109,7 +109,7 @@ def gc(
     asked = [shared(at, name).name for name in dict.fromkeys(remotes)]
 
     def look() -> Work:
-        return plan(at, asked, settings, now, unpushed=unpushed, sure=apply, progress=progress)
+        return plan(at, asked, settings, now, unpushed=unpushed, progress=progress)
 
     try:
         if not apply:
@@ -128,35 +128,34 @@ def plan(
     *,
     unpushed: bool,
     progress: Progress,
-    sure: bool = False,
+    ask: bool = True,
 ) -> Work:
     """What would go, from here and from `remotes`.
 
-    With `sure` the remotes are asked whether they have what their refs promise: a plain `git push`
-    brings commits without their objects.
+    With `ask` the other remotes are asked whether they have what their refs promise: a plain
+    `git push` brings commits without their objects.
     """
     for name in remotes:
         progress.stage(f"Asking {name}")
         with Lock(at, "mvc gc", WAIT_S):
             refs.fetch_refs(at, name, tags=True)
     progress.stage("Reading the history")
-    tips = look_at_tips(at)
-    found = survey(at)
+    before = look_at_tips(at)
+    also = keep.remembered(at, settings, now)
+    found = survey(at, also)
     theirs = {
         name: [c for c in refs.reached(at.root, name) if c in found.folders] for name in remotes
     }
     num_lists = sum(_lists(at, name, commits, found) for name, commits in theirs.items())
-    found = survey(at) if num_lists else found
+    found = survey(at, also) if num_lists else found
     held = keep.keeping(at, found, settings, now, unpushed=unpushed, asked=remotes)
     policy = keep.any_rule(settings)
     named = {md5 for fs in found.folders.values() for f in fs for md5 in f.objects("whole")}
     needed = _needed(found, held, policy)
-    if sure and policy and not unpushed and not remotes:
-        lost = _on_none(at, (found.here.keys() & named) - needed, progress)
-        for commit, folders in found.folders.items():
-            if any(md5 in lost for folder in folders for md5 in folder.objects("whole")):
-                held.keep(commit, "whole", "not pushed")
-        needed = _needed(found, held, policy) if lost else needed
+    if ask and policy and not unpushed:
+        for commit in _broken_promises(at, found, needed, remotes, progress):
+            held.keep(commit, "whole", "not pushed")
+        needed = _needed(found, held, policy)
     strays = found.here.keys() - needed - named
     doubtful = found.doubtful or not pointers.cache_folder(at).is_relative_to(at.root)
     free = (found.here.keys() - needed) - (strays if doubtful else set()) if policy else set()
@@ -187,7 +186,7 @@ def plan(
         findings=tuple(found.findings),
         num_back=len(back),
     )
-    return Work(told, found, going, leaving, record, records, tips, frozenset(needed))
+    return Work(told, found, going, leaving, record, records, before, frozenset(needed))
 
 
 def _needed(found: Survey, held: keep.Keeping, policy: bool) -> set[str]:
@@ -199,17 +198,34 @@ def _needed(found: Survey, held: keep.Keeping, policy: bool) -> set[str]:
     return needed
 
 
-def _on_none(at: Layout, md5s: set[str], progress: Progress) -> set[str]:
-    """Those of these objects that no remote has; of one that cannot be asked nothing is known."""
-    left = set(md5s)
-    shares = [each for each in listing(at) if each.data_url and each.git_url]
-    for each in shares if left else ():
-        progress.stage(f"Asking {each.name}")
+def _broken_promises(
+    at: Layout, found: Survey, needed: set[str], asked: Sequence[str], progress: Progress
+) -> list[str]:
+    """The commits that would go, and of which no remote has what one promises to have.
+
+    Those that are `asked` to let go promise nothing. Of one that does not answer nothing is known.
+    """
+    names = [each.name for each in listing(at) if each.data_url and each.git_url]
+    others = [name for name in names if name not in asked]
+    if not others:
+        return []
+    commits = set(found.folders)
+    if asked:
+        commits &= {sha for name in others for sha in keep.promised(at, name)}
+    objects = {
+        sha: {m for folder in found.folders[sha] for m in folder.objects("whole")} - needed
+        for sha in commits
+    }
+    left = {md5 for md5s in objects.values() for md5 in md5s}
+    if not asked:  # else it may be on one of those alone
+        left &= found.here.keys()
+    for name in others if left else ():
+        progress.stage(f"Asking {name}")
         try:
-            left -= transfer.sizes(at, each.name, left).keys()
+            left -= transfer.sizes(at, name, left).keys()
         except (RemoteError, MissingExtra) as error:
-            progress.note(f"{error.message}: what only {each.name} may have is kept here")
-    return left if shares else set()
+            progress.note(f"{error.message}: what only {name} may have is kept")
+    return [sha for sha, md5s in objects.items() if md5s & left]
 
 
 def expired_trash(at: Layout, settings: Settings, now: datetime) -> list[Trash]:
@@ -227,7 +243,7 @@ def _tell_detached(at: Layout, progress: Progress) -> None:
 
 def look_at_tips(at: Layout) -> dict[str, str]:
     """What a plan rests on: every ref, HEAD, and what a batch in progress goes on from."""
-    return ref_commits(at) | {f"in progress on {each}": each for each in keep.in_progress(at)}
+    return tips.look(at).commits | {f"in progress on {each}": each for each in keep.in_progress(at)}
 
 
 def _lists_last(md5s: set[str]) -> tuple[str, ...]:

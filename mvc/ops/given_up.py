@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+
 from mvc.errors import MissingExtra, MvcError, ObjectMissing, RemoteError
 from mvc.keeping import State
-from mvc.store import collected, history, manifest, pointers, refs, tracked
+from mvc.store import collected, config, history, manifest, pointers, refs, tracked, trash
 from mvc.store.layout import STATE, Layout
 from mvc.store.survey import part
 from mvc.types import Commit, Progress
@@ -44,6 +46,9 @@ def bring(at: Layout, commit: str, progress: Progress, *, thin: bool = False) ->
     if left == "whole" and failed is None:
         return True
     if state_given_up(at, commit) is None:
+        if left != "whole" and (back := _way_back(at, commit)):
+            told = f"the state of {commit[:10]} was deleted by `mvc gc`"
+            raise ObjectMissing(told, back) from failed
         if failed is not None:
             raise failed
         return True  # whoever needs the object names it
@@ -71,16 +76,47 @@ def state_given_up(at: Layout, commit: str) -> State | None:
 def refusal(at: Layout, commit: str, left: State) -> ObjectMissing:
     """The error for who needs the whole state of a commit that gave it up."""
     what = "its adapter is here, its moments are gone" if left == "thin" else "it is gone"
-    found = nearest_whole(at, commit)
-    if found is None:
-        hint = "no whole state is left before it; `mvc gc --restore` brings back what it deleted"
-    else:
+    found, back = nearest_whole(at, commit), _way_back(at, commit)
+    hints = [back] if back else []
+    if found is not None:
         number = f" (@{found.batch})" if found.batch else ""
-        hint = (
-            f"the nearest whole state before it is `mvc checkout {found.short}`{number}; "
-            "`mvc gc --restore` brings back what gc deleted of late"
+        hints.insert(
+            0, f"the nearest whole state before it is `mvc checkout {found.short}`{number}"
         )
-    return ObjectMissing(f"`mvc gc` gave up the state of {commit[:10]}: {what}", hint)
+    elif left == "thin" and not back:
+        base = shlex.quote(config.load(at).base.model)
+        hints.append(
+            f"no whole state is left before it: `mvc export {commit[:10]} DIR`, then `mvc import "
+            f"DIR NEW --base {base}`, is a new line from its adapter, with fresh moments and a "
+            "warm-up"
+        )
+    elif not back:
+        hints.append("no whole state is left before it: `mvc log` tells what is left")
+    told = f"`mvc gc` gave up the state of {commit[:10]}: {what}"
+    return ObjectMissing(told, "; ".join(hints))
+
+
+def _way_back(at: Layout, commit: str) -> str:
+    """What brings the commit's state back from the trash, if all of it is there."""
+    where: dict[str, str] = {}
+    for each in trash.listing(at):
+        where |= dict.fromkeys(trash.objects(at, each.id), each.id)
+    if not where:
+        return ""
+    cache, used = pointers.cache_folder(at), dict[str, None]()
+    for pointer in tracked.pointers_of(at.root, commit):
+        listing = pointer.md5
+        here = pointers.object_path(cache, listing).is_file()
+        if not here and listing not in where:
+            return ""
+        store = cache if here else trash.folder_of(at, where[listing])
+        for md5 in (listing, *(md5 for _, md5, _ in pointers.entries_in(store, pointer))):
+            if not pointers.object_path(cache, md5).is_file():
+                if md5 not in where:
+                    return ""
+                used[where[md5]] = None
+    commands = " and ".join(f"`mvc gc --restore {each}`" for each in used)
+    return f"{commands} {'brings' if len(used) == 1 else 'bring'} it back" if used else ""
 
 
 def nearest_whole(at: Layout, commit: str) -> Commit | None:

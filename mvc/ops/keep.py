@@ -15,13 +15,14 @@ from fnmatch import fnmatchcase
 
 from mvc.keeping import State
 from mvc.settings import KeepRules, Settings
-from mvc.store import collected, config, oplog, refs, remotes, retention
+from mvc.store import collected, config, oplog, refs, remotes, retention, tips
 from mvc.store.layout import SNAPSHOT_PREFIX, STATE, Layout
 from mvc.store.survey import Folder, Survey
 from mvc.types import Commit
 
 PIN_PREFIX = "pin/"
 _HEADS, _TAGS, _REMOTES, _OURS = "refs/heads/", "refs/tags/", "refs/remotes/", "refs/mvc/"
+_LEFT = "reflog"
 _RANK: dict[State, int] = {"absent": 0, "thin": 1, "whole": 2}
 
 
@@ -39,6 +40,17 @@ class Keeping:
             self.state[commit], self.reasons[commit] = state, []
         if _RANK[state] >= _RANK[known] and reason not in self.reasons[commit]:
             self.reasons[commit].append(reason)
+
+
+def remembered(at: Layout, settings: Settings, now: datetime) -> dict[str, str]:
+    """Commits that no ref may name any more, each with what remembers it.
+
+    Those are what `mvc undo` goes back to, and what a ref left of late (`git reset`, a branch that
+    was deleted): as long as the trash would keep it.
+    """
+    since = now - timedelta(days=settings.keep.trash)
+    left = dict.fromkeys(tips.recent(at, since), _LEFT)
+    return left | oplog.protected(at, settings.keep.undo, since)
 
 
 def any_rule(settings: Settings) -> bool:
@@ -74,9 +86,9 @@ def keeping(
             found.keep(commit, state, reason)
     for commit in in_progress(at):
         found.keep(commit, "whole", "batch in progress")
-    since = now - timedelta(days=settings.keep.trash)
-    for commit, reason in oplog.protected(at, settings.keep.undo, since).items():
-        found.keep(commit, "whole", reason)
+    for commit, reason in remembered(at, settings, now).items():
+        if reason != _LEFT or commit in survey.loose:
+            found.keep(commit, "whole", reason)
     for commit in _beside(survey):
         found.keep(commit, "whole", "beside a damaged commit")
     if not unpushed and any(each.data_url and each.git_url for each in remotes.listing(at)):
@@ -103,17 +115,22 @@ def _on_remotes(at: Layout, asked: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for each in remotes.listing(at):
         if each.data_url and each.git_url:
-            gone = set() if each.name in asked else collected.read(at, each.name).keys()
-            found |= set(refs.reached(at.root, each.name)) - gone
+            is_asked = each.name in asked
+            found |= set(refs.reached(at.root, each.name)) if is_asked else promised(at, each.name)
     return found
+
+
+def promised(at: Layout, remote: str) -> set[str]:
+    """The commits whose state a remote has, as far as its refs and its record tell."""
+    return set(refs.reached(at.root, remote)) - collected.read(at, remote).keys()
 
 
 def _reasons(ref: str, settings: Settings) -> Iterator[tuple[State, str]]:
     """What a ref keeps of its commit."""
     name = ref.partition("/tag/")[2] if ref.startswith(_OURS) else ref.removeprefix(_TAGS)
     day = ref.partition(f"/{SNAPSHOT_PREFIX}")[2]
-    if ref == "HEAD":
-        yield "whole", "HEAD"
+    if ref == "HEAD" or ref.startswith(tips.WORK_TREE):
+        yield "whole", ref
     elif ref.startswith(_HEADS):
         yield "whole", f"branch {ref.removeprefix(_HEADS)}"
     elif ref.startswith(_REMOTES):

@@ -7,11 +7,10 @@ carries it; a `mvc gc --remote` sees the remote's tags, and leaves what they nam
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from datetime import datetime
 
-from mvc.errors import RepoError
-from mvc.keeping import Pin
+from mvc.errors import RepoError, StoreError
+from mvc.keeping import Pin, State
 from mvc.ops import trashed
 from mvc.ops.given_up import left_of
 from mvc.ops.keep import PIN_PREFIX
@@ -22,7 +21,9 @@ from mvc.store.lock import Lock
 
 
 def pin(at: Layout, rev: str, message: str | None = None, *, now: datetime | None = None) -> Pin:
-    """Keep the state of `rev` whole, whatever the policy says. Asked again it answers the same.
+    """Keep the state of `rev` whole, whatever the policy says, and bring back what the trash has.
+
+    Asked again it answers the same.
 
     Raises:
         RevisionNotFound: `rev` names no commit.
@@ -31,22 +32,21 @@ def pin(at: Layout, rev: str, message: str | None = None, *, now: datetime | Non
         workspace.recover(at)
         commit = resolve(at, rev, now).commit
         when = now or datetime.now(config.zone(config.load(at)))
-        if found := _of(at, commit):
-            return found
-        stamp = {"GIT_COMMITTER_DATE": f"{int(when.timestamp())} {when:%z}"}
-        name = f"{PIN_PREFIX}{commit[:10]}"
-        text = message or f"Pin of {rev}"
-        with workspace.tagged(at, f"refs/tags/{name}"):
-            git.write(
-                at.root,
-                *("tag", "--annotate", "--file=-", name, commit),
-                env=git.identity(at.root) | stamp,
-                stdin=text.encode(),
-            )
+        if _of(at, commit) is None:
+            stamp = {"GIT_COMMITTER_DATE": f"{int(when.timestamp())} {when:%z}"}
+            name = f"{PIN_PREFIX}{commit[:10]}"
+            text = message or f"Pin of {rev}"
+            with workspace.tagged(at, f"refs/tags/{name}"):
+                git.write(
+                    at.root,
+                    *("tag", "--annotate", "--file=-", name, commit),
+                    env=git.identity(at.root) | stamp,
+                    stdin=text.encode(),
+                )
+        trashed.of_commit(at, commit)  # a gc may have taken it before
         made = _of(at, commit)
         assert made is not None
-        trashed.of_commit(at, commit)  # a gc may have taken it before
-        return replace(made, here=left_of(at, commit))
+        return made
 
 
 def unpin(at: Layout, rev: str, *, now: datetime | None = None) -> Pin:
@@ -76,10 +76,17 @@ def pins(at: Layout) -> list[Pin]:
     pairs = zip(rows, commits, strict=True)
     # A lightweight tag, made by hand, shows its commit's message.
     found = [
-        Pin(name, commit, message.strip() if peeled else "")
+        Pin(name, commit, message.strip() if peeled else "", _here(at, commit.commit))
         for (name, _, peeled, message), commit in pairs
     ]
     return sorted(found, key=lambda each: each.commit.time, reverse=True)
+
+
+def _here(at: Layout, commit: str) -> State:
+    try:
+        return left_of(at, commit)
+    except StoreError:  # `mvc fsck` tells what is damaged; a list of pins does not end at it
+        return "absent"
 
 
 def _of(at: Layout, commit: str) -> Pin | None:

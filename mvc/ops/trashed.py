@@ -25,7 +25,7 @@ def needed(at: Layout, settings: Settings, now: datetime, found: Survey | None =
     where = _where(at)
     if not where:
         return set()
-    found = found or survey(at)
+    found = found or survey(at, keep.remembered(at, settings, now))
     held = keep.keeping(at, found, settings, now, unpushed=True)
     wanted: set[str] = set(found.others)
     for commit, state in held.state.items():
@@ -83,7 +83,8 @@ def refresh(at: Layout) -> None:
     found = survey(at)
     states: dict[str, State] = {
         sha: max(left, found.state(sha, found.here), key=LEAST.index)
-        for sha, left in known.items()
         if sha in found.folders
+        else left  # no ref reaches it now
+        for sha, left in known.items()
     }
     collected.write(at, {sha: state for sha, state in states.items() if state != "whole"})

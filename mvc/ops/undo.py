@@ -12,13 +12,13 @@ from mvc.ops import given_up
 from mvc.ops.checkout import refuse_dirty
 from mvc.ops.ops import logged
 from mvc.ops.verify import require_trusted
-from mvc.store import git, history, layout, oplog, tracked, workspace
+from mvc.store import collected, git, history, layout, oplog, remotes, tracked, trash, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Progress
 
 _HEADS = "refs/heads/"
-_FINAL = {"remote", "restored", "trash"}
+_FINAL = {"remote", "restored", "trash", "deleted"}
 
 
 def undo(at: Layout, name: str | None = None, *, progress: Progress = SILENT) -> UndoResult:
@@ -42,8 +42,8 @@ def undo(at: Layout, name: str | None = None, *, progress: Progress = SILENT) ->
         chosen = oplog.find(at, name)
     _refuse_final(at, chosen)
     command = f"mvc undo {chosen.id}"
-    if trash := chosen.extra.get("trash"):
-        return _restore(at, chosen, trash, command, progress)
+    if its := chosen.extra.get("trash"):
+        return _restore(at, chosen, its, command, progress)
     moves_line = chosen.head[0] != chosen.head[1] or any(r.startswith(_HEADS) for r in chosen.refs)
     with Lock(at, command, moves=moves_line):
         _recover(at, progress)
@@ -65,6 +65,7 @@ def undo(at: Layout, name: str | None = None, *, progress: Progress = SILENT) ->
                 f"{shared} has it: a pull brings it back; `mvc rollback` and a push take it back "
                 "for everybody"
             )
+        _remote_too(at, chosen, progress, keep=bool(shared))
         if here and commit != here and _config(at, here) != _config(at, commit):
             progress.note(f"mvc.toml is as it was before, too; `git show {here[:10]}:mvc.toml`")
         return UndoResult(
@@ -74,6 +75,24 @@ def undo(at: Layout, name: str | None = None, *, progress: Progress = SILENT) ->
             branch=workspace.head(at.root)[0],
             num_files_changed=num_files,
         )
+
+
+def _remote_too(at: Layout, chosen: Operation, progress: Progress, *, keep: bool) -> None:
+    """Let the half of a remote that is this machine's own go with the one that was committed.
+
+    With `keep` it stays: it has the commit by now, and is the way back to it.
+    """
+    verb, _, name = chosen.command.removeprefix("mvc remote ").partition(" ")
+    if not chosen.command.startswith("mvc remote ") or "undoes" in chosen.extra:
+        return
+    again = f"`mvc remote add {name} --git URL --data URL`"
+    if verb == "remove":
+        progress.note(f"clones know remote {name} again; for this machine, {again}")
+    elif keep:
+        progress.note(f"remote {name} stays for this machine: `mvc remote remove {name}`")
+    elif verb == "add" and any(each.name == name for each in remotes.listing(at)):
+        remotes.remove(at, name, levels=("local",))
+        progress.note(f"remote {name} is gone from this machine, too; {again} sets it again")
 
 
 def _recover(at: Layout, progress: Progress) -> None:
@@ -94,19 +113,29 @@ def _made(at: Layout, undone: Operation) -> Logged:
 def _refuse_final(at: Layout, chosen: Operation) -> None:
     """Raise for what no later operation can take back."""
     told = f"{chosen.id} (`{chosen.command}`)"
+    before = _before(at, chosen)
+    more = f"; `mvc undo {before.id}` takes back what came before it, here" if before else ""
     if remote := chosen.extra.get("remote"):
-        before = _before(at, chosen)
-        more = f"; `mvc undo {before.id}` takes back what came before it, here" if before else ""
         raise RepoError(
             f"{told} cannot be taken back: others may have what {remote} got",
             f"`mvc rollback REV` and another push take it back for everybody{more}",
         )
     if "restored" in chosen.extra:
-        before = _before(at, chosen)
-        more = f"; `mvc undo {before.id}` takes back what came before it" if before else ""
         raise RepoError(
             f"{told} brought back what a gc had deleted",
             f"`mvc gc --apply` deletes it again{more}",
+        )
+    if "deleted" in chosen.extra and "trash" not in chosen.extra:
+        remote = chosen.extra["deleted"]
+        raise RepoError(
+            f"{told} cannot be taken back: what it deleted on {remote} rests in no trash",
+            f"`mvc push --all {remote}` sends there what is here{more}",
+        )
+    its = chosen.extra.get("trash")
+    if its and all(each.id != its for each in trash.listing(at)):
+        raise RepoError(
+            f"{told} cannot be taken back: its trash {its} was emptied, or brought back",
+            more.removeprefix("; ") or "`mvc log` tells what is left",
         )
     if chosen.commit[0] is None:
         raise RepoError(
@@ -190,12 +219,12 @@ def _elsewhere(at: Layout, moves: dict[str, Move]) -> str:
 
 
 def _restore(
-    at: Layout, chosen: Operation, trash: str, command: str, progress: Progress
+    at: Layout, chosen: Operation, its: str, command: str, progress: Progress
 ) -> UndoResult:
     """Take back a gc."""
     from mvc.ops import gc
 
-    found = gc.restore(at, trash, progress=progress, undoes=chosen.id, command=command)
+    found = gc.restore(at, its, progress=progress, undoes=chosen.id, command=command)
     with Lock(at, command, gc.WAIT_S):
         return UndoResult(
             undone=chosen,
@@ -203,4 +232,8 @@ def _restore(
             commit=history.commit(at.root),
             branch=workspace.head(at.root)[0],
             num_restored=found.num_objects,
+            lacks={
+                remote: len(collected.read(at, remote))
+                for remote in chosen.extra.get("deleted", "").split()
+            },
         )

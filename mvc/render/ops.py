@@ -15,6 +15,7 @@ from mvc.render.log import label
 from mvc.render.marks import name
 from mvc.types import Commit
 
+_EXTRA = ("undoes", "trash", "deleted", "restored", "remote")
 _SHORT = {"refs/heads/": "", "refs/tags/": "tag "}
 
 
@@ -32,6 +33,8 @@ def ops(found: Sequence[Logged], *, now: datetime) -> Iterator[Text]:
         told = list(_moves(each))
         if undone := done.extra.get("undoes"):
             told.append(f"takes back {undone}")
+        if remotes := done.extra.get("deleted"):
+            told.append(f"deleted on {fmt.plain(remotes)}")
         yield line.append(f"  {', '.join(told)}" if told else "", "dim")
 
 
@@ -44,6 +47,11 @@ def undone(result: UndoResult) -> Iterator[Text]:
     if result.num_restored:
         back = fmt.count(result.num_restored, "object")
         yield Text(f"  {back} came back from the trash", "dim")
+        for remote, count in result.lacks.items():
+            yield Text(
+                f"  {fmt.plain(remote)} still lacks the states of {fmt.count(count, 'commit')}: "
+                f"`mvc push --all {fmt.plain(remote)}` sends them"
+            )
         return
     where = f"on {fmt.plain(result.branch)}" if result.branch else "on no branch"
     changed = fmt.count(result.num_files_changed, "file")
@@ -67,7 +75,7 @@ def document(each: Logged) -> dict[str, Any]:
         "refs": {ref: _pair(move) for ref, move in done.refs.items()},
         "head": _pair(done.head),
         "commit": _pair(done.commit),
-        **{key: done.extra.get(key) for key in ("undoes", "trash", "remote")},
+        **{key: done.extra.get(key) for key in _EXTRA},
     }
 
 
@@ -80,6 +88,7 @@ def undo_document(result: UndoResult) -> dict[str, Any]:
         "branch": result.branch,
         "files_changed": result.num_files_changed,
         "objects_restored": result.num_restored,
+        "remotes_lack": result.lacks,
     }
 
 

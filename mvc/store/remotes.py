@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from mvc.errors import MissingExtra, MvcError, RemoteError
@@ -116,8 +116,12 @@ def require_name(name: str) -> None:
         )
 
 
-def remove(layout: Layout, name: str) -> None:
+def remove(
+    layout: Layout, name: str, *, levels: Sequence[Literal["repo", "local"]] = ("repo", "local")
+) -> None:
     """Remove the git remote and the DVC remote `name`; the caller commits `.dvc/config`.
+
+    With `levels=("local",)` the tracked `.dvc/config` is left as it is.
 
     Raises:
         RemoteError: there is none.
@@ -126,7 +130,9 @@ def remove(layout: Layout, name: str) -> None:
     left = [each for each in listing(layout) if each.data_url and each.name != name]
     with said_without({}):
         config = dvc_config(layout)
-        for edited in (config.edit("repo", validate=False), editing_local(layout, config)):
+        for level in levels:
+            local = level == "local"
+            edited = editing_local(layout, config) if local else config.edit(level, validate=False)
             with edited as conf:
                 conf["remote"].pop(name, None)
                 if conf["core"].get("remote") == name:

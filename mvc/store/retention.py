@@ -17,6 +17,7 @@ from mvc.errors import ConfigError
 from mvc.settings import KeepRules
 
 _DURATION = re.compile(r"(?:\d+[ymdh])+")
+_ZERO = re.compile(r"(?:0+[ymdh])*")
 _BUCKETS: tuple[tuple[str, Callable[[datetime], object]], ...] = (
     ("hourly", lambda when: (when.date(), when.hour)),
     ("daily", lambda when: when.date()),
@@ -24,11 +25,12 @@ _BUCKETS: tuple[tuple[str, Callable[[datetime], object]], ...] = (
     ("monthly", lambda when: (when.year, when.month)),
     ("yearly", lambda when: when.year),
 )
+_COUNTS = ("last", *(name for name, _ in _BUCKETS))
 
 
 def any_rule(rules: KeepRules) -> bool:
     """Whether the rules say anything; those that do not keep nothing."""
-    return bool(rules.last or rules.within or any(getattr(rules, name) for name, _ in _BUCKETS))
+    return bool(_spans(rules.within) or any(getattr(rules, name) for name in _COUNTS))
 
 
 def kept(
@@ -71,11 +73,16 @@ def kept(
                 left[rule] -= 1
                 last[rule] = here
                 reasons.append(rule)
-        if rules.within and (since is None or when > since):
+        if _spans(rules.within) and (since is None or when > since):
             reasons.append("within")
         if reasons:
             found[name] = tuple(reasons)
     return found
+
+
+def _spans(within: str) -> bool:
+    """Whether `within` says anything; no time at all (`0d`) is no rule, as to restic."""
+    return not _ZERO.fullmatch(within)
 
 
 def _since(
@@ -86,7 +93,7 @@ def _since(
     newest: datetime | None,
 ) -> datetime | None:
     """The moment after which `within` keeps; None: it keeps all."""
-    if not within:
+    if not _spans(within):
         return None
     if not _DURATION.fullmatch(within):
         raise ConfigError(

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from mvc.errors import MvcError, ObjectMissing, StoreError
+from mvc.errors import MvcError, ObjectMissing, RevisionNotFound, StoreError
 from mvc.keeping import Part, State
-from mvc.store import collected, git, history, pointers, refs, remotes
+from mvc.store import collected, git, history, pointers, refs, remotes, tips
 from mvc.store.layout import BATCH, BATCH_POINTER, STATE, STATE_POINTER, Layout
 from mvc.types import Commit, Finding, Pointer
 
@@ -31,6 +31,8 @@ _PLAIN = re.compile(
 _NAMED = re.compile(rb"\bmd5: ([0-9a-f]{32}(?:\.dir)?)\b")
 _RAW = re.compile(r":\d{6} \d{6} [0-9a-f]+ ([0-9a-f]+) [A-Z]")
 _POINTERS = {STATE_POINTER: STATE, BATCH_POINTER: BATCH}
+_LOCK = "dvc.lock"
+_INTRODUCED = ("-m", "--raw", "-z", "--no-abbrev", "--no-renames", "--format=")
 _OTHERS = (
     *(":(glob)**/*.dvc", ":(glob)**/dvc.lock"),
     *(f":(exclude){name}" for name in _POINTERS),
@@ -72,10 +74,11 @@ class Folder:
 class Survey:
     """What there is.
 
-    `commits` are all that any ref reaches, newest first; `refs` names each ref's commit, HEAD's
-    among them; `folders` what each commit with a state stores; `here` the size of every object in
-    the cache; `others` the objects that pointers of the user's own name. `doubtful`: some commit
-    could not be read, so what no commit seems to name may be needed all the same.
+    `commits` are all that any ref reaches, and those that were asked for besides, newest first;
+    `loose` are those of them that no ref reaches; `refs` names each ref's commit, HEAD's among
+    them; `folders` what each commit with a state stores; `here` the size of every object in the
+    cache; `others` the objects that pointers of the user's own name. `doubtful`: some commit could
+    not be read, so what no commit seems to name may be needed all the same.
     """
 
     commits: dict[str, Commit]
@@ -84,6 +87,7 @@ class Survey:
     folders: dict[str, tuple[Folder, ...]] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
+    loose: set[str] = field(default_factory=set)
     doubtful: bool = False
 
     def state(self, commit: str, here: Iterable[str]) -> State:
@@ -99,16 +103,30 @@ class Survey:
         return "thin" if all(md5 in there for md5 in kept) else "absent"
 
 
-def survey(layout: Layout) -> Survey:
+def survey(layout: Layout, also: Iterable[str] = ()) -> Survey:
     """Look at every commit and every object.
 
+    Args:
+        layout: The model repo.
+        also: Commits that no ref may reach any more; what git has pruned of them is passed over.
+
     Raises:
-        StoreError: git cannot read the history; nothing can be told then.
+        StoreError: git cannot read a history, which the message names; nothing can be told then.
     """
-    named = ref_commits(layout)
+    seen = tips.look(layout)
     cache = pointers.cache_folder(layout)
-    found = Survey({}, named, objects_in(cache))
-    told = history.reachable(layout.root, ["--all", *(["HEAD"] if "HEAD" in named else [])])
+    found = Survey({}, seen.commits, objects_in(cache))
+    told, walked = _walk(layout, seen)
+    known = {each.commit for each in told}
+    if loose := _loose(layout, sorted(set(also) - known), walked):
+        found.loose = {each.commit for each in loose}
+        told = sorted([*told, *loose], key=lambda each: each.time, reverse=True)
+    for ref in seen.unreadable:
+        last = next((each for each in tips.was(layout, ref) if each in known), "")
+        problem = "git cannot read what it names; what no other commit names is kept"
+        hint = f"`git fsck` tells more; `git update-ref -d {ref}` lets go of it"
+        found.findings.append(Finding(last, ref, problem, hint))
+        found.doubtful = True
     # A thinned commit has its lists still: one that is missing is damage.
     gone = {commit for commit, state in collected.read(layout).items() if state == "absent"}
     explained = gone | elsewhere(layout)
@@ -125,8 +143,35 @@ def survey(layout: Layout) -> Survey:
             found.commits[commit.commit] = commit
             if STATE_POINTER in texts:
                 found.folders[commit.commit] = tuple(folders)
-    _others(layout, cache, found)
+    _others(layout, cache, found, [*walked, *found.loose])
     return found
+
+
+def _walk(layout: Layout, seen: tips.Tips) -> tuple[list[Commit], list[str]]:
+    """All that refs reach, and what told git to go there."""
+    walked = ["--all", *(["HEAD"] if "HEAD" in seen.commits else [])]
+    if seen.unreadable:  # `--all` would end at them
+        walked = sorted(set(seen.commits.values()))
+    try:
+        return history.reachable(layout.root, walked), walked
+    except (git.GitFailed, RevisionNotFound) as error:
+        raise tips.unreadable(layout, seen) from error
+
+
+def _loose(layout: Layout, names: list[str], walked: list[str]) -> list[Commit]:
+    """What these commits reach and no ref does; what git has pruned meanwhile is passed over."""
+    try:
+        return history.reachable(layout.root, names, walked) if names else []
+    except (git.GitFailed, RevisionNotFound):
+        found: dict[str, Commit] = {}
+        for name in names:
+            with contextlib.suppress(git.GitFailed, RevisionNotFound):
+                alone = [f"{name}^{{commit}}", "--no-walk"]
+                found |= {each.commit: each for each in history.reachable(layout.root, alone)}
+            with contextlib.suppress(git.GitFailed, RevisionNotFound):
+                more = history.reachable(layout.root, [name], walked)
+                found |= {each.commit: each for each in more}
+        return list(found.values())
 
 
 def read_folders(layout: Layout, commits: Sequence[str]) -> list[Folder]:
@@ -154,21 +199,6 @@ def fetched(layout: Layout, commits: Sequence[str]) -> set[str]:
             pointer = _pointer(STATE_POINTER, text or b"")
             found |= {commit} if pointers.object_path(cache, pointer.md5).is_file() else set()
     return found
-
-
-def ref_commits(layout: Layout) -> dict[str, str]:
-    """Every ref that leads to a commit, by its full name, and HEAD."""
-    form = "--format=%(refname)%00%(objectname)%00%(*objectname)%00%(objecttype)%00%(*objecttype)"
-    found: dict[str, str] = {}
-    for line in git.lines(git.read(layout.root, "for-each-ref", form)):
-        ref, name, peeled, kind, peeled_kind = line.split("\0")
-        if "commit" in (kind, peeled_kind):
-            found[ref] = peeled or name
-        elif peeled_kind == "tag":  # a tag of a tag
-            commit = git.try_read(layout.root, "rev-parse", "-q", "--verify", f"{ref}^{{commit}}")
-            found |= {ref: commit} if commit else {}
-    head = git.try_read(layout.root, "rev-parse", "-q", "--verify", "HEAD^{commit}")
-    return found | ({"HEAD": head} if head else {})
 
 
 def objects_in(folder: Path) -> dict[str, int]:
@@ -285,13 +315,19 @@ def _doubt(found: Survey, commit: str, name: str, error: MvcError) -> None:
         found.findings.append(Finding(commit, name, error.message, hint))
 
 
-def _others(layout: Layout, cache: Path, found: Survey) -> None:
+def _others(layout: Layout, cache: Path, found: Survey, walked: Sequence[str]) -> None:
     """What pointers name that are not ours: of any commit, and of the work tree as it is."""
     root = layout.root
-    how = ("-m", "--raw", "-z", "--no-abbrev", "--no-renames", "--format=")
-    tips = ["--all", *(["HEAD"] if "HEAD" in found.refs else [])]
-    told = git.read(root, "log", *how, *tips, "--", *_OTHERS)
-    texts = git.cat(root, sorted(set(_RAW.findall(told)) - {"0" * 40}))
+    try:
+        told = git.read(root, "log", *_INTRODUCED, *walked, "--", *_OTHERS)
+        blobs = set(_RAW.findall(told))
+    except git.GitFailed:  # a damaged tree ends the whole log
+        blobs = _introduced(layout, list(found.commits), found)
+    names = sorted(blobs - {"0" * 40, "0" * 64})
+    texts = _read(layout, names)
+    for name, text in zip(names, texts, strict=True):
+        if text is None:
+            _doubt(found, "", name, StoreError("git cannot read this pointer", "`git fsck`"))
     walk = ("ls-files", "-co", "--exclude-standard", "-z", "--", "*.dvc", "*dvc.lock")
     here = git.read(root, *walk).split("\0")
     texts += [(root / path).read_bytes() for path in here if path and (root / path).is_file()]
@@ -305,3 +341,30 @@ def _others(layout: Layout, cache: Path, found: Survey) -> None:
                 _doubt(found, "", md5, error)
                 continue
             found.others |= {each for _, each, _ in listed}
+
+
+def _introduced(layout: Layout, commits: list[str], found: Survey) -> set[str]:
+    """The pointers of others in these commits, where some tree cannot be read.
+
+    A commit whose difference cannot be told (its parent's tree is damaged) is listed whole.
+    """
+    root = layout.root
+    try:
+        told = git.read(root, "log", "--no-walk", *_INTRODUCED, *commits, "--", *_OTHERS)
+        return set(_RAW.findall(told))
+    except git.GitFailed:
+        if len(commits) > 1:
+            half = len(commits) // 2
+            first, second = commits[:half], commits[half:]
+            return _introduced(layout, first, found) | _introduced(layout, second, found)
+    try:
+        told = git.read(root, "ls-tree", "-r", "-z", "--full-tree", commits[0])
+    except git.GitFailed:
+        _doubt(found, commits[0], "its tree", StoreError("git cannot read it", "`git fsck`"))
+        return set()
+    rows = (row.split("\t", 1) for row in told.split("\0") if row)
+    return {
+        meta.split(" ")[2]
+        for meta, path in rows
+        if path not in _POINTERS and (path.endswith(".dvc") or PurePosixPath(path).name == _LOCK)
+    }

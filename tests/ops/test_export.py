@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mvc.cli import main
 from mvc.errors import MvcError, ObjectCorrupt, ObjectMissing, RepoError, StoreError
-from mvc.ops import clone, export, push, remote
-from mvc.store import collected, manifest, pointers
+from mvc.ops import clone, export, log, push, remote, rollback
+from mvc.store import collected, manifest, pointers, trash
 from mvc.store.layout import Layout
 from mvc.store.survey import part
-from tests.ops.conftest import Heard, Unmoved, edit, git, state_bytes, train_one
+from tests.ops.conftest import (
+    Heard,
+    Unmoved,
+    adam_step,
+    edit,
+    git,
+    state_bytes,
+    train_one,
+    write_batch,
+)
+from tests.ops.keeping import collect
 from tests.tiny import make_base
 
 
@@ -172,3 +186,32 @@ def test_a_merged_model_needs_the_line_s_own_base(
     with pytest.raises(MvcError, match="another one than this line was trained on"):
         export.export(at, "HEAD", tmp_path / "out", merged=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_thin_state_without_a_whole_one_before_it_begins_a_line_of_its_own(
+    trained: Layout, tmp_path: Path
+) -> None:
+    """What the error names is run as it stands there, to a trained batch."""
+    collect(trained, {"last": 1}, thin={"last": 3}, now=datetime.now(UTC))
+    assert trash.listing(trained)  # what went just now can come back
+    with pytest.raises(ObjectMissing) as caught:
+        rollback.rollback(trained, "@2")
+    assert caught.value.hint.endswith(" brings it back") and "mvc gc --restore" in caught.value.hint
+    collect(trained, {"last": 1}, thin={"last": 3}, empty_trash=True)
+    assert not trash.listing(trained)
+    with pytest.raises(ObjectMissing) as caught:
+        rollback.rollback(trained, "@2")
+    assert "mvc gc --restore" not in caught.value.hint
+    commands = re.findall("`(mvc [^`]*)`", caught.value.hint)
+    assert [command.split()[1] for command in commands] == ["export", "import"]
+    for command in commands:
+        words = command.replace("DIR", str(tmp_path / "out")).replace("NEW", str(tmp_path / "new"))
+        assert main.run(["-C", str(trained.root), *shlex.split(words)[1:]]) == 0
+    new = Layout(tmp_path / "new")
+    name = "adapter_model.safetensors"
+    assert state_bytes(new)[name] == (tmp_path / "out" / name).read_bytes()
+    edit(new, "train.packing=false", "train.micro_batch_size=2", "train.max_length=32")
+    done = train_one(new, write_batch(tmp_path / "next.jsonl", 40)).commit
+    assert (done.lifetime_step, adam_step(new)) == (done.steps, done.steps)
+    assert done.learning_rate and done.learning_rate.first < done.learning_rate.last
+    assert "moments" in log.log(new)[-1].warnings[0]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from mvc.errors import ObjectMissing
-from mvc.ops import checkout, fetch, fsck, gc, log, pull, push, remote, snapshot
-from mvc.store import collected, transfer
+from mvc.cli import main
+from mvc.errors import ObjectMissing, RepoError
+from mvc.ops import checkout, fetch, fsck, gc, log, pull, push, remote, snapshot, undo
+from mvc.store import collected, oplog, transfer
 from mvc.store.layout import Layout
 from tests.ops import lines
 from tests.ops.keeping import NOW, collect, rules, states
@@ -88,6 +89,38 @@ def test_real_servers_give_up_the_same_and_keep_the_rest(server: Place, tmp_path
     push.push(at, all_states=True)
     assert server.held.all().keys() >= before
     assert server.whole() >= 5  # and the records of what went
+
+
+def test_undo_of_a_gc_here_and_there_says_what_the_remote_lacks(
+    shared: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = there(tmp_path)
+    collect(shared, {"last": 1}, remotes=["origin"])
+    assert oplog.find(shared).extra["deleted"] == "origin"
+    assert main.run(["-C", str(shared.root), "undo"]) == 0
+    out = capsys.readouterr().out
+    assert "  origin still lacks the states of 5 commits: `mvc push --all origin` sends" in out
+    assert set(states(shared).values()) == {"whole"} and there(tmp_path) < before
+    push.push(shared, "origin", all_states=True)
+    fetch.fetch(shared)
+    assert there(tmp_path) == before and not collected.read(shared, "origin")
+
+
+def test_a_gc_that_deletes_on_the_remote_alone_is_an_operation(shared: Layout) -> None:
+    collect(shared, {"last": 1}, thin={"last": 9})
+    lines.commit(shared, 20)
+    trained, head = oplog.find(shared), git(shared.root, "rev-parse", "HEAD")
+    plan = collect(shared, {"last": 1}, thin={"last": 9}, remotes=["origin"]).plan
+    assert plan.remotes[0].num_objects and not plan.num_objects
+    assert oplog.find(shared).extra == {"deleted": "origin"}
+    with pytest.raises(RepoError, match="what it deleted on origin rests in no trash") as refused:
+        undo.undo(shared)
+    assert refused.value.hint == (
+        "`mvc push --all origin` sends there what is here; "
+        f"`mvc undo {trained.id}` takes back what came before it, here"
+    )
+    assert git(shared.root, "rev-parse", "HEAD") == head
+    undo.undo(shared, trained.id)
 
 
 def test_another_clone_knows_what_is_gone(shared: Layout, tmp_path: Path) -> None:
@@ -180,6 +213,28 @@ def test_what_only_the_remote_has_is_told_and_goes(shared: Layout, tmp_path: Pat
     fresh = lines.cloned(tmp_path, "c")
     checkout.checkout(fresh, "@3")
     assert content(fresh.state) == state_of(3, tmp_path)
+
+
+def test_what_another_remote_only_promises_stays_on_both_sides(
+    shared: Layout, tmp_path: Path
+) -> None:
+    """`backup` got the commits by a plain `git push`, without objects but those of the head."""
+    git(tmp_path, "init", "-q", "--bare", "-b", "main", str(tmp_path / "hub2.git"))
+    remote.add(shared, "backup", str(tmp_path / "hub2.git"), str(tmp_path / "store2"), now=NOW)
+    push.push(shared, "origin")
+    git(shared.root, "push", "-q", "backup", "main")
+    git(shared.root, "fetch", "-q", "backup")
+    before = there(tmp_path)
+    plan = gc.gc(shared, settings=rules(shared, {"last": 1}), remotes=["origin"], now=NOW).plan
+    done = collect(shared, {"last": 1}, remotes=["origin"]).plan
+    for each in (plan, done):
+        assert not each.remotes[0].num_objects and not each.num_objects
+        assert {k.commit.batch for k in each.kept if "not pushed" in k.reasons} >= {1, 2, 3, 4}
+    assert there(tmp_path) == before and set(states(shared).values()) == {"whole"}
+    push.push(shared, "backup", all_states=True)
+    assert collect(shared, {"last": 1}, remotes=["origin"]).plan.remotes[0].num_objects
+    checkout.checkout(shared, "@2")  # from the backup
+    assert content(shared.state) == state_of(2, tmp_path)
 
 
 def test_a_remote_of_objects_alone_is_refused(

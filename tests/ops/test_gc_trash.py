@@ -117,7 +117,9 @@ def test_a_plain_push_of_commits_alone_promises_no_objects(
         lines.commit(at, seed)
     git(at.root, "push", "-q", "origin", "main")  # and no `dvc push`
     before = cached(at)
+    told = gc.gc(at, settings=rules(at, {"last": 1}), now=NOW).plan
     plan = collect(at, {"last": 1}).plan
+    assert (told.rows, told.num_objects) == (plan.rows, plan.num_objects), "it promised no more"
     assert {row.commit.batch for row in plan.rows} - {None} == {0, 1, 2}
     assert {k.commit.batch for k in plan.kept if "not pushed" in k.reasons} >= {3, 4}
     gone = tmp_path / "store"
@@ -200,3 +202,39 @@ def test_a_cache_that_others_may_use_is_left_alone(
     assert "--own-cache" in caught.value.hint
     assert collect(at, {"last": 1}, own_cache=True).plan.num_objects
     assert content(at.state) == state_of(4, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["emptied", "expired", "restored"])
+def test_undo_goes_round_a_gc_whose_trash_is_gone(
+    line_of: Callable[[int], Layout], how: str
+) -> None:
+    at = line_of(4)
+    made = ops.ops(at)[0].operation
+    collect(at, {"last": 1})
+    gone = ops.ops(at)[0].operation
+    if how == "restored":
+        gc.restore(at)
+    else:
+        again = {"empty_trash": True} if how == "emptied" else {"now": LATER}
+        collect(at, {"last": 1}, **again)
+        assert ops.ops(at)[0].operation == gone
+    with pytest.raises(RepoError, match=r"its trash .* was emptied, or brought back") as caught:
+        undo.undo(at, gone.id)
+    assert caught.value.hint.startswith(f"`mvc undo {made.id}` takes back what came before it")
+
+
+def test_a_pin_says_what_is_there_and_asked_again_brings_what_the_trash_has(
+    line_of: Callable[[int], Layout], tmp_path: Path
+) -> None:
+    at = line_of(4)
+    by = commits(at)
+    collect(at, {"last": 1}, thin={"last": 2})
+    git(at.root, "tag", "pin/by-hand", by[2] or "")
+    git(at.root, "tag", "pin/thin", by[3] or "")
+    assert [each.here for each in pin.pins(at)] == ["thin", "absent"]
+    assert pin.pin(at, by[2] or "", now=NOW).here == "whole"
+    assert_whole(at, 2, tmp_path)
+    collect(at, {"last": 1}, empty_trash=True)
+    gone = by[0] or ""
+    assert pin.pin(at, gone, now=NOW).here == pin.pin(at, gone, now=NOW).here == "absent"
+    assert [each.here for each in pin.pins(at)] == ["whole", "whole", "absent"]

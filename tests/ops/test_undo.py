@@ -12,7 +12,7 @@ import pytest
 
 from mvc.cli import main
 from mvc.errors import LockHeld, ObjectMissing, RepoError
-from mvc.ops import checkout, fsck, gc, ops, pin, pull, push, rollback, snapshot, undo
+from mvc.ops import checkout, fsck, gc, ops, pin, pull, push, remote, rollback, snapshot, undo
 from mvc.settings import KeepSettings
 from mvc.store import config, history, oplog
 from mvc.store.layout import Layout
@@ -281,6 +281,27 @@ def test_a_gc_comes_back_from_its_trash(at: Layout) -> None:
     with pytest.raises(RepoError, match="brought back what a gc had deleted") as refused:
         undo.undo(at)
     assert "mvc gc --apply" in refused.value.hint
+
+
+def test_a_remote_that_was_added_goes_whole(at: Layout, tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "--bare", str(tmp_path / "hub.git"))
+    url, data = str(tmp_path / "hub.git"), str(tmp_path / "store")
+    before, config_before = seen(at), (at.root / ".dvc" / "config").read_bytes()
+    remote.add(at, "origin", url, data, now=NOW)
+    heard = Heard()
+    undo.undo(at, progress=heard)
+    assert seen(at) == before and (at.root / ".dvc" / "config").read_bytes() == config_before
+    assert remote.remote(at) == [] and git(at.root, "remote") == ""
+    assert "origin" not in (at.root / ".dvc" / "config.local").read_text()
+    assert "`mvc remote add origin --git URL --data URL` sets it again" in heard.notes[0]
+    remote.add(at, "origin", url, data, now=NOW)
+    push.push(at)
+    remote.remove(at, "origin", now=NOW)
+    heard = Heard()
+    undo.undo(at, progress=heard)
+    assert heard.notes[0].startswith("clones know remote origin again; for this machine, `mvc rem")
+    remote.add(at, "origin", url, data, now=NOW)
+    push.push(at)
 
 
 def test_mvc_toml_goes_back_too_and_that_is_told(at: Layout) -> None:

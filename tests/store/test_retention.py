@@ -74,3 +74,13 @@ def test_without_a_rule_nothing_is_named() -> None:
     assert not retention.any_rule(KeepRules())
     assert retention.any_rule(KeepRules(within="1d")) and retention.any_rule(KeepRules(yearly=1))
     assert retention.kept([("a", NOW)], KeepRules(), ZoneInfo("UTC"), NOW) == {}
+    with pytest.raises(ConfigError):  # a slip of the pen is no consent to delete all the rest
+        retention.kept([("a", NOW)], KeepRules(within="0"), ZoneInfo("UTC"), NOW)
+    assert retention.any_rule(KeepRules(within="0"))
+
+
+@pytest.mark.parametrize("word", ["0d", "0h", "0y0m0d0h", "00d"])
+def test_no_time_at_all_is_no_rule(word: str) -> None:
+    """restic: `no policy was specified, no snapshots will be removed`."""
+    assert not retention.any_rule(KeepRules(within=word))
+    assert retention.kept([("a", NOW)], KeepRules(within=word), ZoneInfo("UTC"), NOW) == {}

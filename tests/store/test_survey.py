@@ -131,5 +131,6 @@ def test_git_that_cannot_read_a_history_is_an_error(line: Layout) -> None:
     loose = line.root / ".git" / "objects" / head[:2] / head[2:]
     loose.chmod(0o644)
     loose.write_bytes(b"nothing")
-    with pytest.raises(MvcError):
+    with pytest.raises(MvcError, match=f"{head[:10]}, in the history of HEAD") as caught:
         survey.survey(line)
+    assert "git fsck" in caught.value.hint
