@@ -34,7 +34,7 @@ from mvc.types import CurvePoint
 
 Fate = Literal["stop", "fail", "smaller", "again", "room", "wait"]
 """stop: it was asked for. fail: the file's own fault. smaller: once more with half the
-micro-batch. again: once more as it is, then it is the file's fault. room: until the disk has room.
+micro-batch. again: in a fresh process, because this one or its device may be broken. room: until the disk has room.
 wait: somebody must mend something."""
 
 _LEAST_RISE = 0.5

@@ -186,22 +186,31 @@ class Inbox:
             self._changes.close()
         self._changes = self._watched = None
 
-    def done(self, path: Path) -> Path | None:
+    def done(self, path: Path, stamp: Stamp | None = None) -> Path | None:
         """Move what is in the line to `done/DAY/`; None where it was moved before.
+
+        Args:
+            path: the file or folder.
+            stamp: what was trained; another thing of that name, which nobody has read yet, stays.
 
         Raises:
             StoreError: it cannot be moved.
         """
         day = datetime.now(self.zone).date().isoformat()
+        if not self._is_still(path, stamp):
+            return None
         return self._move(path, self.folder / DONE / day)
 
-    def failed(self, path: Path, error: Exception, words: str = "") -> Path | None:
+    def failed(
+        self, path: Path, error: Exception, words: str = "", stamp: Stamp | None = None
+    ) -> Path | None:
         """Move what cannot be a batch to `failed/`, beside a text that says why.
 
         Args:
             path: the file or folder.
             error: why.
             words: what else somebody who mends it should know.
+            stamp: what failed, as for `done`.
 
         Returns:
             The text; None where there was nothing to move.
@@ -209,7 +218,7 @@ class Inbox:
         Raises:
             StoreError: it cannot be moved, or there is no room for the text.
         """
-        if not os.path.lexists(path):
+        if not os.path.lexists(path) or not self._is_still(path, stamp):
             return None
         target = _free(self.folder / FAILED / path.name)
         why = target.with_name(_cut(target.name, WHY) + WHY)
@@ -218,6 +227,10 @@ class Inbox:
             atomic_write(why, self._why(target, error, words).encode())
         self._move(path, target.parent)
         return why
+
+    def _is_still(self, path: Path, stamp: Stamp | None) -> bool:
+        found = None if stamp is None else self.stamp(path)
+        return stamp is None or (found is not None and found.parts == stamp.parts)
 
     def _why(self, target: Path, error: Exception, words: str) -> str:
         lines = [datetime.now(self.zone).isoformat(" ", "seconds"), f"{target.name}: {error}"]

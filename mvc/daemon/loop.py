@@ -13,13 +13,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from mvc.daemon import control, guards
 from mvc.daemon.calendar import Calendar
 from mvc.daemon.inbox import Inbox, check_place
 from mvc.daemon.logs import DaemonProgress
 from mvc.daemon.parts import Parts
-from mvc.errors import DataError, LockHeld, MvcError
+from mvc.daemon.suspects import Suspects
+from mvc.errors import DataError, EngineError, LockHeld, MvcError
 from mvc.ops import log, train
 from mvc.ops import run as runs
 from mvc.ops.stream import Stream
@@ -111,9 +113,9 @@ class Daemon:
             committed=self._committed,
         )
         self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._tried: str | None = None
-        self._blamed: str | None = None
+        self._suspects = Suspects(at)
         self._failures = 0
+        self._rested = False
         self._looked = 0.0
 
     def close(self) -> None:
@@ -189,6 +191,12 @@ class Daemon:
             self.told.note(f"{data.name} is in the line already, as commit {found}")
             self.parts.done(path)
             return True
+        if self._suspects.alone(path) and not self._rested and not self.once:
+            # Nothing else can be trained: no device is mended by trying every ten seconds.
+            self._rested, self._failures = True, self._suspects.place(path)
+            number = self._suspects.failures(path)
+            self._wait(f"{data.name} broke off in {number} processes: is the device sound?")
+            return True
         self._train(data, settings)
         return True
 
@@ -196,6 +204,7 @@ class Daemon:
         """The file to train now: the one that was interrupted, or the first that is whole."""
         # What is being committed is still there, and must not be waited for.
         ready = [path for path in self.parts.ready(settings) if path != self.stream.flying]
+        ready.sort(key=self._suspects.place)
         self.told.queue([path.name for path in ready])
         begun = runs.interrupted(self.at)
         for path in ready if begun is not None else ():
@@ -228,8 +237,7 @@ class Daemon:
             less = guards.halved(settings.train)
             smaller = guards.fate(error) == "smaller" and how is None and less is not None
             if not smaller or culprit is None or culprit.md5 != data.md5:
-                self._trouble(culprit, error)
-                return
+                raise
         self.told.warn(f"{data.name} did not fit the device's memory: once more, in smaller pieces")
         self._train(data, settings, less)
 
@@ -239,17 +247,9 @@ class Daemon:
         if fate == "stop":
             return
         if fate == "again" and culprit is not None:
-            if self._tried != culprit.md5:
-                self._tried = culprit.md5
-                self._wait(f"{culprit.name}: {error}; once more", "waiting")
-                return
-            if self._blamed not in (None, culprit.md5):
-                # Two files in a row: it is this process or its device, and no third is blamed.
-                raise error
-            self._blamed = culprit.md5
-        if fate in ("fail", "smaller", "again") and culprit is not None:
-            if runs.interrupted(self.at) == culprit.path.resolve():
-                runs.drop(self.at)
+            self._suspect(culprit, error)
+        if fate in ("fail", "smaller") and culprit is not None:
+            self._drop(culprit)
             self._fail(culprit.path, error)
             return
         if self.once or fate == "again":
@@ -257,19 +257,38 @@ class Daemon:
         hint = f". {error.hint}" if isinstance(error, MvcError) else ""
         self._wait(f"{error}{hint}", "waiting for disk" if fate == "room" else "waiting")
 
+    def _suspect(self, culprit: DataFile, error: Exception) -> NoReturn:
+        """Blame the file or not; end this process, whose device may be broken for all to come."""
+        if self._suspects.failed(culprit):
+            self._drop(culprit)
+            self._fail(culprit.path, error)
+        elif self._suspects.place(culprit.path):
+            self._drop(culprit)  # others go first now
+        way = "start `mvc watch` again, if systemd does not: a fresh process tries once more"
+        self.told.warn(f"{culprit.name}: {error}; {way}")
+        if isinstance(error, EngineError):
+            raise EngineError(f"{culprit.name}: {error}", way) from error
+        raise error
+
+    def _drop(self, culprit: DataFile) -> None:
+        """Throw away what is kept of a batch, so that it is not gone on with."""
+        if runs.interrupted(self.at) == culprit.path.resolve():
+            runs.drop(self.at)
+
     def _fail(self, path: Path, error: Exception) -> None:
         try:
             where = self.parts.failed(path, error)
         except (MvcError, OSError) as own:
             if self.once:
                 raise
-            self._wait(f"{path.name} cannot be set aside: {own}", "waiting")
+            self._wait(f"{path.name} cannot be set aside: {own}")
             return
         self.told.failed(path.name, str(error), where)
 
     def _committed(self, data: DataFile, result: BatchResult) -> None:
         """In the writer's thread: the batch is in the line, its file is done with."""
-        self._failures, self._tried, self._blamed = 0, None, None
+        self._failures = 0
+        self._suspects.trained(data.md5)
         self.told.committed(result)
         try:
             self.parts.done(data.path)
@@ -290,7 +309,7 @@ class Daemon:
             for path in ready[:1]:
                 self.stream.read_ahead(path)
 
-    def _wait(self, why: str, state: State) -> None:
+    def _wait(self, why: str, state: State = "waiting") -> None:
         """Say why, and come back later, at SIGHUP, or when mvc.toml has changed."""
         seconds = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
         self._failures += 1

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from mvc.daemon.inbox import Inbox
+from mvc.daemon.inbox import Inbox, Stamp
 from mvc.errors import DataError, MvcError
 from mvc.settings import Settings
 from mvc.store.files import TEMPORARY, atomic_write, no_space, sync_file, sync_folders, temporary
@@ -74,6 +74,7 @@ class Parts:
         self._plan, self._ends, self._known = plan, ends, known
         self._guard = threading.RLock()
         self._sizes: dict[object, _Size] = {}
+        self._stamps: dict[Path, Stamp | None] = {}
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         for half in self.folder.glob(f"{TEMPORARY}*"):
@@ -153,7 +154,7 @@ class Parts:
         stamp = self.inbox.stamp(path)
         return stamp is not None and time.time() - stamp.completed / 1e9 < seconds
 
-    def _key(self, path: Path, settings: Settings) -> object:
+    def _key(self, path: Path, settings: Settings) -> tuple[Path, Stamp | None, bytes]:
         return path, self.inbox.stamp(path), msgspec.json.encode(settings.train)
 
     def _start(self, work: Callable[[], None]) -> None:
@@ -186,7 +187,7 @@ class Parts:
             if self._known(md5) or (
                 md5 in self._joined and all(map(self._known, self._joined[md5]))
             ):
-                self.inbox.done(path)
+                self.inbox.done(path, key[1])
                 return
             plan = self._plan(path)
             records = files.read(path)
@@ -302,9 +303,20 @@ class Parts:
         known = self.folder.parent / _KNOWN
         with no_space("the batch is in the line"), known.open("a") as file:
             file.write(json.dumps(dict.fromkeys(plan.sources.values(), batches)) + "\n")
-        for name in plan.sources:
-            self.inbox.done(self.inbox.folder / name)
+        for path in self._sources(plan):
+            self.inbox.done(path)
         shutil.rmtree(folder, ignore_errors=True)
+
+    def _sources(self, plan: Plan) -> list[Path]:
+        """The files of a plan that still are what it was made of; others have taken a name."""
+        from mvc.engine import files
+
+        found = []
+        for name, md5 in plan.sources.items():
+            with suppress(DataError):  # it is gone
+                path = self.inbox.folder / name
+                found += [path] if files.identify(path).md5 == md5 else []
+        return found
 
     # --- what became of a batch -----------------------------------------------------------------
 
@@ -316,18 +328,22 @@ class Parts:
         """
         from mvc.engine import files
 
+        # Before it is read: a change meanwhile only has it looked at once more.
+        self._stamps[path] = self.inbox.stamp(path)
         return files.identify(path)
 
     def done(self, path: Path) -> None:
         """A batch is in the line; what it was made of moves when all of it is.
 
+        What has taken the name of a file since it was identified stays, to be trained in its turn.
+
         Raises:
             StoreError: it cannot be moved.
         """
         with self._guard:
-            plan = self._plan_of(path)
+            plan, stamp = self._plan_of(path), self._stamps.pop(path, None)
             if plan is None:
-                self.inbox.done(path)
+                self.inbox.done(path, stamp)
                 return
             if path.exists():
                 gone = path.rename(temporary(path.parent))
@@ -336,26 +352,24 @@ class Parts:
                 self._finish(path.parent, plan)
 
     def failed(self, path: Path, error: Exception) -> Path | None:
-        """A batch cannot be trained: all that it was made of is set aside.
+        """A batch cannot be trained: all that it was made of is set aside, as for `done`.
 
         Returns:
-            The text that says why; None where nothing was there any more.
+            The text that says why; None where nothing of it was there any more.
 
         Raises:
             StoreError: it cannot be moved.
         """
         with self._guard:
-            plan = self._plan_of(path)
+            plan, stamp = self._plan_of(path), self._stamps.pop(path, None)
             if plan is None:
-                return self.inbox.failed(path, error)
+                return self.inbox.failed(path, error, stamp=stamp)
             names = list(plan.batches)
             before = names[: names.index(path.name)]
             words = f"It was trained as {path.name}, made of {', '.join(plan.sources)}."
             if before:
                 words += f" Trained before it, and kept: {', '.join(before)}."
-            why = [
-                self.inbox.failed(self.inbox.folder / name, error, words) for name in plan.sources
-            ]
+            why = [self.inbox.failed(each, error, words) for each in self._sources(plan)]
             shutil.rmtree(path.parent, ignore_errors=True)
             return next((each for each in why if each is not None), None)
 

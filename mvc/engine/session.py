@@ -6,6 +6,7 @@ the untrained state of a new model repo.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -157,6 +158,10 @@ class Session:
     def _load(self, settings: Settings, folder: Path, key: _Key) -> PeftModel:
         adapter = shape(folder, settings)
         if self._base is None or self._base[0][:3] != key[:3]:
+            # The one before may be alive still, in cycles with the Trainer that failed.
+            self._base = None
+            gc.collect()
+            self.free()
             found, precision = self.base(settings), settings.train.precision
             model = bases.load_model(
                 found, precision, allowed=self.allowed, quantization=settings.base.quantization

@@ -6,6 +6,7 @@ steps between the two are the engine's; who calls them, `mvc train` or the daemo
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import isfinite
@@ -97,16 +98,26 @@ def line(at: Layout, progress: Progress) -> Line:
 
 
 def follow(at: Layout, line: Line) -> Line:
-    """`line` as HEAD is now: a commit by hand that left the state alone (an edit of mvc.toml)
-    becomes the parent."""
+    """`line` as HEAD is now: a commit by hand that left the state alone becomes the parent.
+
+    Where it changed mvc.toml, the next commit keeps that, so that it is not taken back; a change
+    that no line allows is not kept.
+    """
     branch, here = workspace.head(at.root)
     head = line.head.commit
     if here is None or here == head or branch != line.branch:
         return line
     if git.try_read(at.root, "merge-base", "--is-ancestor", head, here) is None:
         return line
-    same = state_at(at, here).md5 == state_at(at, head).md5
-    return replace(line, head=replace(line.head, commit=here)) if same else line
+    if state_at(at, here).md5 != state_at(at, head).md5:
+        return line
+    line = replace(line, head=replace(line.head, commit=here))
+    before, now = (history.file_at(at.root, each, layout.CONFIG) for each in (head, here))
+    with suppress(ConfigError, UnicodeDecodeError):
+        if now is not None and now != before:
+            config.check_line(config.parse(now.decode(), f"mvc.toml of {here[:10]}"), line.settings)
+            return replace(line, config_text=now)
+    return line
 
 
 def begin(

@@ -15,7 +15,7 @@ import torch
 from mvc.daemon import guards, loop
 from mvc.daemon.calendar import Calendar
 from mvc.engine.trainer import BatchTrainer
-from mvc.errors import BaseModelError, EngineError, Interrupted, LockHeld
+from mvc.errors import BaseModelError, Interrupted, LockHeld
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import CurvePoint
@@ -232,22 +232,6 @@ def test_what_explodes(losses: list[float], recent: list[float], explodes: bool)
     else:
         guards.check_loss(curve, recent, 2.0, "x")
     guards.check_loss(curve, recent, 0, "x")
-
-
-def test_two_files_in_a_row_that_end_alike_are_not_both_blamed(
-    at: Layout, inbox: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A device that broke fails every file: the inbox must not be emptied into failed/.
-    fill(inbox, 4)
-    monkeypatch.setattr(loop, "_RETRY_S", (0.0,))
-
-    def training_step(self: BatchTrainer, *args: object) -> torch.Tensor:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    monkeypatch.setattr(BatchTrainer, "training_step", training_step)
-    with pytest.raises(EngineError, match="illegal memory access"):
-        loop.run(at, inbox, once=True)
-    assert len([name for name in failed(inbox) if ".why" not in name]) == 1
 
 
 def test_mvc_toml_that_is_gone_for_a_moment_is_waited_for(

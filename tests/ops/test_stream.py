@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from mvc.engine import base as bases
 from mvc.engine import files, live, trainer
 from mvc.errors import DiskFull, Interrupted, TrainingFailed
 from mvc.ops import log, run, stream
@@ -298,3 +301,77 @@ def test_a_batch_begins_while_the_state_before_it_is_copied_and_does_not_step_on
         hook.remove()
     assert stepped and not any(stepped)
     assert states(at) == alone
+
+
+def while_it_trains(line: stream.Stream, step: int, act: Callable[[], object]) -> None:
+    """Have something done when the stream has made that many steps."""
+    seen = [0]
+
+    def stepped() -> None:
+        seen[0] += 1
+        if seen[0] == step:
+            act()
+
+    line._stepped = stepped
+
+
+@pytest.mark.parametrize(("change", "kept"), [("learning_rate = 0.0005", True), ("r = 2", False)])
+def test_what_is_committed_of_mvc_toml_while_a_batch_trains_is_not_taken_back(
+    at: Layout, batches: list[Path], change: str, kept: bool
+) -> None:
+    before = at.config.read_text()
+    key = change.split()[0]
+    (old,) = (each for each in before.splitlines() if each.startswith(f"{key} = "))
+
+    def commit() -> None:
+        at.config.write_text(before.replace(f"\n{old}\n", f"\n{change}\n"))
+        git(at, "commit", "-qam", "By hand")
+
+    line = stream.Stream(at, "test")
+    while_it_trains(line, 2, commit)
+    line.open()
+    line.train(files.identify(batches[0]))
+    line.drain()
+    # What no line allows is in the history and nowhere else: the next batch must be trained.
+    wanted = before.replace(f"\n{old}\n", f"\n{change}\n") if kept else before
+    assert git(at, "show", "HEAD:mvc.toml") == at.config.read_text().strip() == wanted.strip()
+    assert git(at, "status", "--porcelain") == ""
+    line.train(files.identify(batches[1]))
+    line.close()
+    assert [each.kind for each in log.log(at)] == ["batch", "batch", "other", "init"]
+    (rate,) = {each.learning_rate.last for each in log.log(at)[:1] if each.learning_rate}
+    assert rate == (0.0005 if kept else 0.01)
+    assert sound(at)
+
+
+def test_of_a_base_whose_batch_failed_nothing_is_left_when_it_is_loaded_anew(
+    at: Layout, batches: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two of them at once may be more than the device holds.
+    loaded: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    real = bases.load_model
+
+    def load_model(*args: Any, **kwargs: Any) -> Any:
+        alive.append(sum(each() is not None for each in loaded))
+        model = real(*args, **kwargs)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(bases, "load_model", load_model)
+    line = stream.Stream(at, "test")
+    line.open()
+
+    def fail() -> None:
+        raise TrainingFailed("no", "look")
+
+    while_it_trains(line, 2, fail)
+    gc.disable()  # it may come by itself, or not
+    try:
+        with pytest.raises(TrainingFailed):
+            line.train(files.identify(batches[0]))
+        line.train(files.identify(batches[1]))
+    finally:
+        gc.enable()
+    line.close()
+    assert alive == [0, 0]
