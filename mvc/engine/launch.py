@@ -5,8 +5,10 @@ turning what a rank raised into the same error here. The ranks run `mvc.engine.w
 no git and no DVC.
 
 torchrun, not `accelerate launch --cpu`, which silently runs one process (DESIGN.md, section 3).
-Over several machines with its static rendezvous: c10d's numbers the machines as it likes, and
-rank 0 must be where the repo is; also the order of the ranks decides bits.
+With its static rendezvous: c10d's (`--standalone` too) unpickles what anybody on the network has
+put into its store, and numbers the machines as it likes, while rank 0 must be where the repo is
+and the order of the ranks decides bits. On one machine the ranks meet in a file and talk over the
+loopback, so that nothing of them is on the network.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from mvc.engine import ranks, team, train
+from mvc.engine import meeting, ranks, team, train
 from mvc.engine.session import Session
 from mvc.engine.train import Job
 from mvc.errors import EngineError, MvcError, UsageError
@@ -120,14 +122,19 @@ class _Torchrun:
         self._busy = False
         self._folder = tempfile.TemporaryDirectory(prefix="mvc-")
         self._log, self._stop = (Path(self._folder.name) / name for name in ("log", "stop"))
-        host, _, port = how.rdzv_endpoint.partition(":")
-        place = ["--standalone"]
-        if how.nnodes > 1:
-            place = [f"--nnodes={how.nnodes}", f"--node-rank={node_rank}"]
-            place += [f"--master-addr={host}", f"--master-port={port or 29500}"]
-        command = [sys.executable, "-m", "torch.distributed.run", *place]
+        # At port 0 torchrun takes a free one, for its own use.
+        host, port = meeting.split(how.rdzv_endpoint) if how.nnodes > 1 else ("127.0.0.1", 0)
+        command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=static"]
+        command += [f"--nnodes={how.nnodes}", f"--node-rank={node_rank}"]
+        command += [f"--master-addr={host}", f"--master-port={port}"]
+        command += [f"--log-dir={self._folder.name}"]  # else it leaves a folder in /tmp
         command += [f"--nproc-per-node={how.nproc}", "-m", "mvc.engine.worker", str(root)]
-        threads = max((os.cpu_count() or 1) // how.nproc, 1)
+        usual = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // how.nproc, 1))}
+        if found := meeting.interface(host):
+            usual["GLOO_SOCKET_IFNAME"] = found
+        own = self._own()
+        if how.nnodes == 1:
+            own[ranks.MEETING] = str(Path(self._folder.name) / "meeting")
         # A session of its own: Ctrl-C in the terminal must reach us alone, who ask the ranks to
         # stop after the step in progress; torchrun would kill them.
         with self._log.open("wb") as errors_to:
@@ -136,7 +143,7 @@ class _Torchrun:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors_to,
-                env={"OMP_NUM_THREADS": str(threads), **os.environ, **self._own()},
+                env=usual | os.environ | own,
                 start_new_session=True,
             )
 

@@ -9,11 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from mvc.errors import EngineError
 
+if TYPE_CHECKING:
+    import torch
+
 T = TypeVar("T")
+
+MEETING = "MVC_MEETING"
+"""A file that only this user may open, where the processes of one machine meet."""
 
 _SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
@@ -48,12 +56,25 @@ def join() -> None:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **_meeting())
     except (RuntimeError, ValueError) as error:
         raise EngineError(
             f"the other processes of this training cannot be reached: {error}",
             "look at MASTER_ADDR and MASTER_PORT, or at launch.rdzv_endpoint in mvc.toml",
         ) from error
+
+
+def _meeting() -> dict[str, Any]:
+    """Where the others are met, if not at MASTER_ADDR: whoever reaches torch's store there, which
+    listens on every interface, could give the ranks a batch of his own."""
+    import torch.distributed as dist
+
+    found = os.environ
+    if MEETING not in found:
+        return {}
+    rank, num_ranks = int(found["RANK"]), int(found["WORLD_SIZE"])
+    store = dist.FileStore(found[MEETING], num_ranks)  # type: ignore[attr-defined]
+    return {"store": store, "rank": rank, "world_size": num_ranks}
 
 
 def world_size() -> int:
@@ -94,20 +115,77 @@ def agree(wish: bool) -> bool:
     import torch
     import torch.distributed as dist
 
-    device = "cpu" if "gloo" in dist.get_backend_config() else "cuda"
-    flag = torch.tensor([int(wish)], device=device)
+    flag = torch.tensor([int(wish)], device=_device())
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag.item())
 
 
 def gather(value: T) -> list[T]:
-    """The values of all ranks, in rank order."""
+    """The values of all ranks, in rank order.
+
+    They travel as MessagePack: torch's own `all_gather_object` unpickles what comes off the
+    network, which runs whatever code it names.
+
+    Args:
+        value: what msgspec makes again from its type and bytes: numbers (infinite ones too),
+            text, bytes, and what is built of them.
+    """
     if world_size() == 1:
         return [value]
+    import torch
     import torch.distributed as dist
 
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
+    mine, device = _tensor(msgspec.msgpack.encode(value)), _device()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(mine)], device=device))
+    lengths = [int(size.item()) for size in sizes]
+    padded = torch.zeros(max(lengths), dtype=torch.uint8)
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded, device=device) for _ in lengths]
+    dist.all_gather(parts, padded.to(device))
+    return [
+        msgspec.msgpack.decode(_bytes(part[:length]), type=type(value))
+        for part, length in zip(parts, lengths, strict=True)
+    ]
+
+
+def send(value: object, group: Any) -> None:
+    """Give a value, as in `gather`, to the other ranks of a gloo group, of which rank 0 is one."""
+    import torch
+    import torch.distributed as dist
+
+    data = _tensor(msgspec.msgpack.encode(value))
+    dist.broadcast(torch.tensor([len(data)]), src=0, group=group)
+    dist.broadcast(data, src=0, group=group)
+
+
+def receive(kind: type[T], group: Any) -> T:
+    """The value of type `kind` that rank 0 gives to the group."""
+    import torch
+    import torch.distributed as dist
+
+    size = torch.zeros(1, dtype=torch.int64)
+    dist.broadcast(size, src=0, group=group)
+    data = torch.empty(int(size.item()), dtype=torch.uint8)
+    dist.broadcast(data, src=0, group=group)
+    return msgspec.msgpack.decode(_bytes(data), type=kind)
+
+
+def _device() -> str:
+    """Where tensors lie that pass between the ranks; Ray Train may have joined them by NCCL."""
+    import torch.distributed as dist
+
+    return "cpu" if "gloo" in dist.get_backend_config() else "cuda"
+
+
+def _tensor(data: bytes) -> torch.Tensor:
+    import torch
+
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    found: bytes = tensor.cpu().numpy().tobytes()
     return found
 
 

@@ -200,11 +200,13 @@ def _at_hand(job: train.Job, token: str, progress: Progress) -> Iterator[train.J
         if ranks.rank() == 0:
             progress.stage(f"Sending the state to {len(lacking)} processes elsewhere")
             _send(_files(job), group)
+        dist.destroy_process_group(group)  # of those who are not in it, nothing
         yield job
         return
     with tempfile.TemporaryDirectory(prefix="mvc-") as name:
         folder = Path(name)
         _receive(folder, group)
+        dist.destroy_process_group(group)
         gate = job.gate
         if gate:
             held_out = str(folder / "gate" / Path(gate.data).name)
@@ -242,7 +244,7 @@ def _send(files: list[tuple[str, Path]], group: Any) -> None:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         listing.append((name, path.stat().st_size, digest))
-    dist.broadcast_object_list([listing], src=0, group=group)
+    ranks.send(listing, group)
     buffer = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
     for _, path in files:
         with path.open("rb") as file:
@@ -254,11 +256,12 @@ def _receive(folder: Path, group: Any) -> None:
     import torch
     import torch.distributed as dist
 
-    listing: list[Any] = [None]
-    dist.broadcast_object_list(listing, src=0, group=group)
+    listing = ranks.receive(list[tuple[str, int, str]], group)
     buffer = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
-    for name, size_bytes, sha256 in listing[0]:
+    for name, size_bytes, sha256 in listing:
         path, digest = folder / name, hashlib.sha256()
+        if ".." in path.parts or not path.is_relative_to(folder):
+            raise EngineError(f"process 0 sent {name}", "look at what runs at that endpoint")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             for start in range(0, size_bytes, _CHUNK_BYTES):

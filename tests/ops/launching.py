@@ -14,6 +14,10 @@ from pathlib import Path
 
 import psutil
 
+from mvc.ops import init
+from mvc.store.layout import Layout
+from tests.ops.conftest import SETS, write_batch
+
 MINUTE_S = 60
 MVC = [sys.executable, "-m", "mvc"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -92,6 +96,14 @@ def two_machines(hidden: Path) -> Iterator[tuple[Machine, Machine]]:
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def make_model(folder: Path, tiny_base: Path) -> tuple[Layout, Path]:
+    """An untrained model in `folder`, and a batch of 20 steps of two processes, each with a
+    recovery point."""
+    sets = [*SETS, "train.micro_batch_size=1", "train.checkpoint_steps=1"]
+    init.init(folder / "model", str(tiny_base), sets=sets)
+    return Layout(folder / "model"), write_batch(folder / "day.jsonl", 0, 40)
 
 
 def rank_of(process: subprocess.Popen[str], rank: int) -> psutil.Process:

@@ -12,16 +12,17 @@ import torch
 
 from mvc.engine.state import load_torch
 from mvc.errors import ConfigError, UsageError
-from mvc.ops import init, train
+from mvc.ops import train
 from mvc.store import history
 from mvc.store.layout import Layout
-from tests.ops.conftest import SETS, edit, git, sound, state_bytes, train_one, write_batch
+from tests.ops.conftest import edit, git, sound, state_bytes, train_one, write_batch
 from tests.ops.launching import (
     HERE,
     MVC,
     TORCHRUN,
     ended,
     free_port,
+    make_model,
     rank_of,
     two_machines,
     wait_for,
@@ -39,13 +40,10 @@ fsdp_config:
 
 @pytest.fixture(scope="module")
 def _made(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an untrained model, `undisturbed` after the batch, and the batch: 20 steps of
-    two processes, each with a recovery point."""
+    """A folder with an untrained model, `undisturbed` after the batch, and the batch."""
     folder = tmp_path_factory.mktemp("launch")
-    sets = [*SETS, "train.micro_batch_size=1", "train.checkpoint_steps=1"]
-    init.init(folder / "model", str(tiny_base), sets=sets)
-    subprocess.run(["cp", "-a", folder / "model", folder / "undisturbed"], check=True)
-    data = write_batch(folder / "day.jsonl", 0, 40)
+    made, data = make_model(folder, tiny_base)
+    subprocess.run(["cp", "-a", made.root, folder / "undisturbed"], check=True)
     assert train_one(Layout(folder / "undisturbed"), data, nproc=2).commit.steps == 20
     return folder
 
