@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from mvc.engine.state import load_torch
+from mvc.engine.state import ADAPTER, load_torch
 from mvc.errors import ConfigError, UsageError
 from mvc.ops import train
 from mvc.store import history
 from mvc.store.layout import Layout
-from tests.ops.conftest import edit, git, sound, state_bytes, train_one, write_batch
+from tests.ops.conftest import Heard, edit, git, sound, state_bytes, train_one, write_batch
 from tests.ops.launching import (
     HERE,
     MVC,
@@ -162,13 +164,31 @@ def test_fsdp_leaves_a_state_that_one_process_goes_on_with(
 ) -> None:
     (at.root / "fsdp.yaml").write_text(FSDP)
     edit(at, "launch.nproc=2", "launch.fsdp=fsdp.yaml")
-    train_one(at, data)
+    whole = Layout(shutil.copytree(at.root, tmp_path / "whole", symlinks=True))
+    heard = Heard()
+    train_one(at, data, progress=heard)
+    (note,) = (note for note in heard.notes if note.startswith("FSDP: "))
+    num_spread, num_parameters = map(int, re.findall("[0-9]+", note)[:2])
+    assert num_spread == num_parameters and note.endswith("over 2 processes")
+    ours, theirs = (load_file(each.state / ADAPTER) for each in (at, undisturbed))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-4, rtol=1e-3)
     ours, theirs = (load_torch(each.state / "optimizer.pt") for each in (at, undisturbed))
     assert ours["param_groups"] == theirs["param_groups"]
     for number, entry in theirs["state"].items():
         for name, tensor in entry.items():
             torch.testing.assert_close(ours["state"][number][name], tensor, atol=1e-4, rtol=1e-3)
     assert {p.name for p in at.state.iterdir()} == {p.name for p in undisturbed.state.iterdir()}
+
+    running = HERE.start(*MVC, "train", data, cwd=whole.root)
+    wait_for(whole.run / "checkpoints" / "checkpoint-3", running)
+    rank_of(running, 1).kill()
+    assert ended(running)[0] == 1
+    heard = Heard()
+    train_one(whole, data, progress=heard)
+    assert heard.starts[0][2] >= 3
+    assert state_bytes(whole) == state_bytes(at)
 
     edit(at, "launch.nproc=1")
     alone = train_one(at, write_batch(tmp_path / "next.jsonl", 50, 4))
