@@ -17,15 +17,16 @@ from mvc.errors import ConfigError, UsageError
 from mvc.ops import train
 from mvc.store import history
 from mvc.store.layout import Layout
-from tests.ops.conftest import Heard, edit, git, sound, state_bytes, train_one, write_batch
+from tests.ops.conftest import Heard, edit, sound, state_bytes, train_one, write_batch
 from tests.ops.launching import (
     HERE,
     MVC,
     TORCHRUN,
     ended,
-    free_port,
     make_model,
     rank_of,
+    srun,
+    train_on,
     two_machines,
     wait_for,
 )
@@ -74,40 +75,11 @@ def assert_trained_once(at: Layout, undisturbed: Layout) -> None:
     assert sound(at)
 
 
-def srun(at: Layout, data: Path, elsewhere: Path) -> list[subprocess.Popen[str]]:
-    """Two processes as Slurm starts them, the second in a folder that is no repo."""
-    elsewhere.mkdir(exist_ok=True)
-    port = str(free_port())
-    return [
-        HERE.start(
-            *MVC,
-            "train",
-            data,
-            cwd=[at.root, elsewhere][rank],
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-            SLURM_PROCID=str(rank),
-            SLURM_NTASKS="2",
-            SLURM_LOCALID=str(rank),
-        )
-        for rank in range(2)
-    ]
-
-
 def test_two_machines_train_as_two_processes_do(
     at: Layout, data: Path, undisturbed: Layout, tmp_path: Path
 ) -> None:
-    clone = Layout(tmp_path / "clone")
-    git(at, "clone", "-q", str(at.root), str(clone.root))
     with two_machines(hidden=at.root.parent) as machines:
-        for each in (at, clone):
-            endpoint = f"launch.rdzv_endpoint={machines[0].address}:{free_port()}"
-            edit(each, "launch.nnodes=2", endpoint)
-        shutil.copyfile(at.config, clone.config)
-        running = [
-            machine.start(*MVC, "train", data, cwd=repo.root, MVC_NODE_RANK=str(number))
-            for number, (machine, repo) in enumerate(zip(machines, (at, clone), strict=True))
-        ]
+        clone, running = train_on(machines, at, data, tmp_path)
         done = [ended(each) for each in running]
     assert [code for code, _ in done] == [0, 0], done
     assert_trained_once(at, undisturbed)
@@ -133,7 +105,7 @@ def test_a_killed_rank_ends_the_batch_for_all_and_the_next_run_goes_on(
 
 def test_a_rank_that_slurm_loses_ends_the_batch(at: Layout, data: Path, tmp_path: Path) -> None:
     """No torchrun watches here: the one that is left must notice by itself."""
-    running = srun(at, data, tmp_path / "elsewhere")
+    running = srun(at.root, data, tmp_path / "elsewhere")
     wait_for(at.run / "checkpoints" / "checkpoint-3", running[0])
     running[1].kill()
     code, said = ended(running[0])
@@ -151,7 +123,7 @@ def test_a_rank_with_another_base_fails_the_batch_for_all(
     shutil.copytree(tiny_base, elsewhere / "base")
     weights = elsewhere / "base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    running = srun(at, data, elsewhere)
+    running = srun(at.root, data, elsewhere)
     (owner, first), (other, second) = map(ended, running)
     assert owner == other == 1
     assert "Error: process 1: base model base is another one" in first, first

@@ -13,7 +13,7 @@ from mvc.store import history
 from tests.ops.launching import HERE, MVC, ended, make_model, rank_of, wait_for
 
 WATCHING = """\
-import os, pickle, sys
+import os, pickle, sys, threading, time
 
 def tell(frame):
     if frame.f_globals["__name__"].startswith("torch.distributed"):
@@ -30,14 +30,24 @@ def loads(*args, loads=pickle.loads, **options):
     return loads(*args, **options)
 
 pickle.Unpickler, pickle.loads = Unpickler, loads
+
+def chatter():
+    while True:
+        os.write(1, b"chatter")
+        time.sleep(0.001)
+
+if "RANK" in os.environ:
+    threading.Thread(target=chatter, daemon=True).start()
 """
-"""For every process of a command: tells what torch.distributed unpickles off the network."""
+"""For every process of a command: tells what torch.distributed unpickles off the network, and has
+a library that prints what is no line."""
 
 
 @pytest.mark.slow
-def test_on_one_machine_nothing_is_on_the_network_and_nothing_off_it_is_unpickled(
+def test_the_processes_of_one_machine_keep_to_themselves(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nothing is unpickled, nothing is on the network, nothing is garbled, nothing is left."""
     at, data = make_model(tmp_path, tiny_base)
     for name in ("site", "left"):
         (tmp_path / name).mkdir()
