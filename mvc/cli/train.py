@@ -100,6 +100,7 @@ def _train(
     json_: bool,
 ) -> None:
     from mvc.cli.stopping import graceful
+    from mvc.errors import MvcError
     from mvc.ops import train
     from mvc.render import console, document
     from mvc.render import result as told
@@ -109,7 +110,10 @@ def _train(
         with graceful() as should_stop:
             train.follow(Path.cwd(), should_stop)
         return
-    layout = here()
+    try:
+        layout = here()
+    except MvcError as error:
+        train.refuse(error)
     display = progress()
     done = []
     try:

@@ -258,11 +258,13 @@ class Batch:
         self.held = None
 
     def _write(self, taken: live.LiveState | None, random_state: dict[str, Any]) -> None:
-        random_states = ranks.gather(random_state)  # the others may be on other machines
+        # The others may be on other machines; as the bytes of their files, so that none is
+        # unpickled that came off the network.
+        random_states = ranks.gather(state.torch_bytes(random_state))
         if self.rank == 0 and taken is not None:
             folder = checkpoint.begin(self.checkpoints, self.done)
             digests = [
-                state.write_torch(folder, rng.file_name(rank, self.world_size), each)
+                state.write_bytes(folder, rng.file_name(rank, self.world_size), each)
                 for rank, each in enumerate(random_states)
             ]
             digests += taken.write(folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvc.errors import ConfigError
+from mvc.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -50,6 +50,27 @@ def enable(trainer: Trainer) -> None:
     state.distributed_type = DistributedType.FSDP
     state.fsdp_plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
     trainer.is_fsdp_enabled = True
+
+
+def check(trainer: Trainer, asked: bool) -> str | None:
+    """What FSDP did to a model that is prepared for its first step; None where it is not `asked`.
+
+    Raises:
+        EngineError: it did nothing, and every device would hold the whole base.
+    """
+    from torch.distributed.tensor import DTensor
+
+    if not asked:
+        return None
+    parameters = list(trainer.model.parameters())
+    spread = sum(isinstance(each, DTensor) for each in parameters)
+    if not spread:
+        raise EngineError(
+            "launch.fsdp is set, but no parameter of the base was spread over the processes",
+            "look at fsdp_auto_wrap_policy in that file, or empty launch.fsdp in mvc.toml",
+        )
+    number = trainer.accelerator.num_processes
+    return f"FSDP: {spread} of {len(parameters)} parameters are spread over {number} processes"
 
 
 def whole(value: Any) -> Any:

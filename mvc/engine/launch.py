@@ -5,8 +5,10 @@ turning what a rank raised into the same error here. The ranks run `mvc.engine.w
 no git and no DVC.
 
 torchrun, not `accelerate launch --cpu`, which silently runs one process (DESIGN.md, section 3).
-Over several machines with its static rendezvous: c10d's numbers the machines as it likes, and
-rank 0 must be where the repo is; also the order of the ranks decides bits.
+With its static rendezvous: c10d's (`--standalone` too) unpickles what anybody on the network has
+put into its store, and numbers the machines as it likes, while rank 0 must be where the repo is
+and the order of the ranks decides bits. On one machine the ranks meet in a file and talk over the
+loopback, so that nothing of them is on the network.
 """
 
 from __future__ import annotations
@@ -17,26 +19,34 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
-from mvc.engine import ranks, team, train
+from mvc.engine import meeting, ranks, team, train
 from mvc.engine.session import Session
 from mvc.engine.train import Job
-from mvc.errors import EngineError, MvcError, UsageError
+from mvc.engine.watched import PARENT
+from mvc.errors import EngineError, Interrupted, MvcError, UsageError
 from mvc.settings import LaunchSettings
 from mvc.types import Progress, ShouldStop, StepReport, TrainResult
 
-PARENT, STOP = "MVC_PARENT", "MVC_STOP"
+STOP = "MVC_STOP"
 _POLL_S = 0.2
 _PATIENCE_S = 30.0
 
 Run = Callable[[Job, Progress, ShouldStop], TrainResult]
 """`train.run`, by whatever processes there are."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What rank 0 is told to do: train a batch, or end with an error of this side."""
+
+    job: Job | None = None
+    error: team.Told | None = None
 
 
 def resolve(settings: LaunchSettings, nproc: int | None) -> LaunchSettings:
@@ -58,20 +68,27 @@ def resolve(settings: LaunchSettings, nproc: int | None) -> LaunchSettings:
 
 
 @contextlib.contextmanager
-def crew(session: Session) -> Iterator[Run]:
+def crew(
+    session: Session, machines: LaunchSettings | None, should_stop: ShouldStop
+) -> Iterator[Run]:
     """What trains batches, as the owner of the repo calls it.
 
-    Under a launcher this process is its rank 0, and the others hear of every error raised in the
-    block. Torchrun is started with the first batch that needs it.
+    Under a launcher this process is its rank 0; the other ranks, and other machines, hear of every
+    error raised in the block. On one machine torchrun is started with the first batch that needs
+    it.
 
     Args:
         session: the base, where it is this process that trains.
+        machines: what [launch] says of several machines, which are met at once.
+        should_stop: asked while others are waited for.
     """
     if ranks.launched():
-        with team.lead(session) as leading:
+        with team.lead(session, should_stop) as leading:
             yield leading.run
         return
     started: list[_Torchrun] = []
+    if machines and machines.nnodes > 1:
+        started.append(_Torchrun(machines, 0, session.root, should_stop))
 
     def run(job: Job, progress: Progress, should_stop: ShouldStop) -> TrainResult:
         if job.nproc == 1:
@@ -80,11 +97,15 @@ def crew(session: Session) -> Iterator[Run]:
             how = msgspec.structs.replace(
                 job.settings.launch, nproc=job.nproc // job.nnodes, nnodes=job.nnodes
             )
-            started.append(_Torchrun(how, 0, Path(job.root)))
+            started.append(_Torchrun(how, 0, Path(job.root), should_stop))
         return started[0].run(job, progress, should_stop)
 
     try:
         yield run
+    except BaseException as error:
+        for each in started:
+            each.refuse(error)
+        raise
     finally:
         for each in started:
             each.close()
@@ -104,7 +125,7 @@ def assist(
             "give the machines the numbers from 0 to launch.nnodes - 1",
         )
     progress.stage(f"Training along with {how.rdzv_endpoint}")
-    helping = _Torchrun(how, node_rank, root)
+    helping = _Torchrun(how, node_rank, root, should_stop)
     try:
         helping.listen(progress, should_stop)
     finally:
@@ -115,19 +136,28 @@ def assist(
 class _Torchrun:
     """Torchrun and its ranks on this machine, for the batches of one command."""
 
-    def __init__(self, how: LaunchSettings, node_rank: int, root: Path) -> None:
-        self.num_processes = how.nproc * how.nnodes
-        self._busy = False
+    def __init__(
+        self, how: LaunchSettings, node_rank: int, root: Path, should_stop: ShouldStop
+    ) -> None:
+        self._how, self._should_stop = how, should_stop
+        self._here = -1 if node_rank else 0
+        self._busy = self._joined = self._stopped = False
         self._folder = tempfile.TemporaryDirectory(prefix="mvc-")
         self._log, self._stop = (Path(self._folder.name) / name for name in ("log", "stop"))
-        host, _, port = how.rdzv_endpoint.partition(":")
-        place = ["--standalone"]
-        if how.nnodes > 1:
-            place = [f"--nnodes={how.nnodes}", f"--node-rank={node_rank}"]
-            place += [f"--master-addr={host}", f"--master-port={port or 29500}"]
-        command = [sys.executable, "-m", "torch.distributed.run", *place]
+        # At port 0 torchrun takes a free one, for its own use.
+        host, port = meeting.split(how.rdzv_endpoint) if how.nnodes > 1 else ("127.0.0.1", 0)
+        command = [sys.executable, "-m", "mvc.engine.watched", "--rdzv-backend=static"]
+        command += [f"--rdzv-conf=timeout={max(int(ranks.JOIN_S), 1)}"]
+        command += [f"--nnodes={how.nnodes}", f"--node-rank={node_rank}"]
+        command += [f"--master-addr={host}", f"--master-port={port}"]
+        command += [f"--log-dir={self._folder.name}"]  # else it leaves a folder in /tmp
         command += [f"--nproc-per-node={how.nproc}", "-m", "mvc.engine.worker", str(root)]
-        threads = max((os.cpu_count() or 1) // how.nproc, 1)
+        usual = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // how.nproc, 1))}
+        if found := meeting.interface(host):
+            usual["GLOO_SOCKET_IFNAME"] = found
+        own = self._own()
+        if how.nnodes == 1:
+            own[ranks.MEETING] = str(Path(self._folder.name) / "meeting")
         # A session of its own: Ctrl-C in the terminal must reach us alone, who ask the ranks to
         # stop after the step in progress; torchrun would kill them.
         with self._log.open("wb") as errors_to:
@@ -136,13 +166,13 @@ class _Torchrun:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors_to,
-                env={"OMP_NUM_THREADS": str(threads), **os.environ, **self._own()},
+                env=usual | os.environ | own,
                 start_new_session=True,
             )
 
     def _own(self) -> dict[str, str]:
         return {
-            PARENT: f"{os.getpid()} {psutil.Process().create_time()}",
+            PARENT: str(os.getpid()),
             STOP: str(self._stop),
             # `python -m` looks for packages in the working directory first: a file accelerate.py
             # in a pulled model repo would run.
@@ -155,14 +185,23 @@ class _Torchrun:
         Raises:
             MvcError: what the ranks raised; `EngineError` when one of them died.
         """
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # they died; `listen` says of what
-            self._process.stdin.write(msgspec.json.encode(job) + b"\n")
-            self._process.stdin.flush()
+        self._order(Order(job))
         result = self.listen(progress, should_stop)
         if result is None:
             raise self._died("they ended without a result")
         return result
+
+    def refuse(self, error: BaseException) -> None:
+        """Have the other machines end with an error of this process, if they have none yet."""
+        found = team.as_told(error)
+        if found and self._how.nnodes > 1 and not self._busy:
+            self._order(Order(error=team.Told.of(found)))
+
+    def _order(self, order: Order) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # they died; `listen` says of what
+            self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+            self._process.stdin.flush()
 
     def listen(self, progress: Progress, should_stop: ShouldStop) -> TrainResult | None:
         """Pass on what rank 0 tells until its next result; None where the ranks end instead."""
@@ -173,17 +212,23 @@ class _Torchrun:
         try:
             for line in self._process.stdout:
                 event = _event(line)
+                self._joined = self._joined or event.get("event") == "joined"
                 if event.get("event") == "result":
                     self._busy = False
                     return msgspec.convert(event["result"], TrainResult, dec_hook=_path)
                 if event.get("event") == "error":
-                    failure = failure or msgspec.convert(event["error"], team.Told).error()
+                    told = msgspec.convert(event["error"], team.Told)
+                    failure = failure or told.error(self._here)
                 else:
                     _show(event, progress)
         finally:
             over.set()
             progress.stop()
         status, self._busy = self._process.wait(), False
+        if self._stopped:
+            raise Interrupted(
+                "stopped before all processes were there", "run the same `mvc train` again"
+            )
         if failure:
             raise failure
         if status:
@@ -197,26 +242,41 @@ class _Torchrun:
             self._process.terminate()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()  # rank 0 takes it as the end
-        try:
-            self._process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()  # its ranks see that, and end
-            self._process.wait()
+        # Also for another machine that comes a little later than this one refused.
+        until = time.monotonic() + _PATIENCE_S
+        while self._process.poll() is None:
+            if time.monotonic() > until or (self._should_stop() and not self._joined):
+                self._process.kill()  # its ranks see that, and end
+            time.sleep(_POLL_S / 10)
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._folder.cleanup()
 
     def _pass_on(self, should_stop: ShouldStop, over: threading.Event) -> None:
-        """Tell the ranks of the user's wish to stop, between two of their lines too."""
-        while not over.wait(_POLL_S):
-            if should_stop():
-                self._stop.touch()
-                return
+        """Tell the ranks of the user's wish to stop, between two of their lines too.
 
-    def _died(self, how: str) -> EngineError:
+        Before they have met there is nothing to finish, and torch hears of no signal.
+        """
+        while not over.wait(_POLL_S):
+            if not should_stop():
+                continue
+            if self._joined:
+                self._stop.touch()
+            else:
+                self._stopped = True
+                self._process.kill()
+            return
+
+    def _died(self, status: str) -> EngineError:
+        how, why = self._how, _last(self._log)
+        if how.nnodes > 1 and not self._joined:
+            return EngineError(
+                f"the {how.nnodes} machines did not meet at {how.rdzv_endpoint}: {why}",
+                "run the same `mvc train` on each, with its own --node-rank; or look at "
+                "launch.rdzv_endpoint in mvc.toml",
+            )
         return EngineError(
-            f"one of the {self.num_processes} processes died ({how}): {_last(self._log)}",
-            train.GO_ON,
+            f"one of the {how.nproc * how.nnodes} processes died ({status}): {why}", train.GO_ON
         )
 
 

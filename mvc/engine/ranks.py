@@ -7,14 +7,32 @@ process everything here is the identity.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from datetime import timedelta
+from functools import partial
 from itertools import cycle, islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mvc.errors import EngineError
+import msgspec
+
+from mvc.errors import EngineError, Interrupted
+from mvc.types import ShouldStop, never_stop
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
+MEETING = "MVC_MEETING"
+"""A file that only this user may open, where the processes of one machine meet."""
+
+JOIN_S = float(os.environ.get("MVC_JOIN_S", 300))
+"""How long the processes of a launch wait for each other at its beginning."""
+
+_POLL_S = 0.05
 _SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
@@ -22,10 +40,11 @@ def launched() -> tuple[int, int] | None:
     """(rank, number of processes) where a launcher started this process as one of several.
 
     torchrun, Ray Train and the like set RANK, WORLD_SIZE and MASTER_ADDR; Slurm's srun has names
-    of its own for the first two, taken where MASTER_ADDR shows that they are meant.
+    of its own for the first two, taken where MASTER_ADDR shows that they are meant, and inside a
+    step alone: a batch script has them too, and runs once.
     """
     found = os.environ
-    if "MASTER_ADDR" in found and "RANK" not in found and "SLURM_PROCID" in found:
+    if {"MASTER_ADDR", "SLURM_STEP_ID", "SLURM_PROCID"} <= found.keys() and "RANK" not in found:
         found |= {name: found[theirs] for name, theirs in _SLURM.items() if theirs in found}
         found.setdefault("MASTER_PORT", "29500")
     if not {"MASTER_ADDR", "RANK", "WORLD_SIZE"} <= found.keys() or found["WORLD_SIZE"] == "1":
@@ -33,11 +52,12 @@ def launched() -> tuple[int, int] | None:
     return int(found["RANK"]), int(found["WORLD_SIZE"])
 
 
-def join() -> None:
+def join(should_stop: ShouldStop = never_stop) -> None:
     """Meet the other processes of the launch, unless the launcher has done so (Ray Train).
 
     Raises:
-        EngineError: they cannot be reached.
+        EngineError: they cannot be reached, or not all of them came.
+        Interrupted: `should_stop` answered yes while they were waited for.
     """
     import torch
     import torch.distributed as dist
@@ -48,12 +68,66 @@ def join() -> None:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        _meet("cpu:gloo,cuda:nccl" if cuda else "gloo", should_stop)
     except (RuntimeError, ValueError) as error:
         raise EngineError(
             f"the other processes of this training cannot be reached: {error}",
             "look at MASTER_ADDR and MASTER_PORT, or at launch.rdzv_endpoint in mvc.toml",
         ) from error
+
+
+def _meet(backend: str, should_stop: ShouldStop) -> None:
+    import torch.distributed as dist
+
+    rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = _interruptible(partial(_store, rank, num_ranks), should_stop)
+    # By ourselves, because torch waits for a rank that never comes as long as in a collective.
+    store.add("mvc/here", 1)
+    until = time.monotonic() + JOIN_S
+    while (here := store.add("mvc/here", 0)) < num_ranks:
+        if should_stop():
+            raise _stopped()
+        if time.monotonic() > until:
+            raise RuntimeError(f"{here} of {num_ranks} came within {JOIN_S:.0f} seconds")
+        time.sleep(_POLL_S)
+    begin = partial(dist.init_process_group, backend, store=store, rank=rank, world_size=num_ranks)
+    _interruptible(begin, should_stop)
+
+
+def _store(rank: int, num_ranks: int) -> Any:
+    """What the ranks meet at: a file, or torch's store at MASTER_ADDR. That listens on every
+    interface, and whoever reaches it could give the ranks a batch of his own."""
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    if MEETING in os.environ:
+        return dist.FileStore(os.environ[MEETING], num_ranks)  # type: ignore[attr-defined]
+    found = rendezvous("env://", rank, num_ranks, timeout=timedelta(seconds=JOIN_S))
+    store, _, _ = next(iter(found))
+    store.set_timeout(dist.default_pg_timeout)
+    return store
+
+
+def _interruptible(call: Callable[[], T], should_stop: ShouldStop) -> T:
+    """What `call` returns, from another thread: Python hears of no signal while its main thread
+    waits inside torch."""
+    done: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while not wait([done], _POLL_S).done:
+        if should_stop():
+            raise _stopped()
+    return done.result()
+
+
+def _stopped() -> Interrupted:
+    return Interrupted("stopped before all processes were there", "run the same `mvc train` again")
 
 
 def world_size() -> int:
@@ -94,20 +168,77 @@ def agree(wish: bool) -> bool:
     import torch
     import torch.distributed as dist
 
-    device = "cpu" if "gloo" in dist.get_backend_config() else "cuda"
-    flag = torch.tensor([int(wish)], device=device)
+    flag = torch.tensor([int(wish)], device=_device())
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag.item())
 
 
 def gather(value: T) -> list[T]:
-    """The values of all ranks, in rank order."""
+    """The values of all ranks, in rank order.
+
+    They travel as MessagePack: torch's own `all_gather_object` unpickles what comes off the
+    network, which runs whatever code it names.
+
+    Args:
+        value: what msgspec makes again from its type and bytes: numbers (infinite ones too),
+            text, bytes, and what is built of them.
+    """
     if world_size() == 1:
         return [value]
+    import torch
     import torch.distributed as dist
 
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
+    mine, device = _tensor(msgspec.msgpack.encode(value)), _device()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(mine)], device=device))
+    lengths = [int(size.item()) for size in sizes]
+    padded = torch.zeros(max(lengths), dtype=torch.uint8)
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded, device=device) for _ in lengths]
+    dist.all_gather(parts, padded.to(device))
+    return [
+        msgspec.msgpack.decode(_bytes(part[:length]), type=type(value))
+        for part, length in zip(parts, lengths, strict=True)
+    ]
+
+
+def send(value: object, group: Any) -> None:
+    """Give a value, as in `gather`, to the other ranks of a gloo group, of which rank 0 is one."""
+    import torch
+    import torch.distributed as dist
+
+    data = _tensor(msgspec.msgpack.encode(value))
+    dist.broadcast(torch.tensor([len(data)]), src=0, group=group)
+    dist.broadcast(data, src=0, group=group)
+
+
+def receive(kind: type[T], group: Any) -> T:
+    """The value of type `kind` that rank 0 gives to the group."""
+    import torch
+    import torch.distributed as dist
+
+    size = torch.zeros(1, dtype=torch.int64)
+    dist.broadcast(size, src=0, group=group)
+    data = torch.empty(int(size.item()), dtype=torch.uint8)
+    dist.broadcast(data, src=0, group=group)
+    return msgspec.msgpack.decode(_bytes(data), type=kind)
+
+
+def _device() -> str:
+    """Where tensors lie that pass between the ranks; Ray Train may have joined them by NCCL."""
+    import torch.distributed as dist
+
+    return "cpu" if "gloo" in dist.get_backend_config() else "cuda"
+
+
+def _tensor(data: bytes) -> torch.Tensor:
+    import torch
+
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    found: bytes = tensor.cpu().numpy().tobytes()
     return found
 
 

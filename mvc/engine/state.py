@@ -8,6 +8,7 @@ but `weights_only=True`, and no training_args.bin is written or read.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,15 @@ def write_torch(folder: Path, name: str, value: Any) -> FileDigest:
         except RuntimeError as error:  # torch's writer hides the disk's error behind its own
             raise file.error or error from error
     return file.digest
+
+
+def torch_bytes(value: Any) -> bytes:
+    """The bytes of `write_torch`'s file, for what is small."""
+    import torch
+
+    file = io.BytesIO()
+    torch.save(_on_cpu(value), file)
+    return file.getvalue()
 
 
 def _on_cpu(value: Any) -> Any:

@@ -23,7 +23,7 @@ from mvc import errors
 from mvc.engine import checkpoint, ranks, train
 from mvc.engine.session import Session
 from mvc.errors import EngineError, Interrupted, MvcError
-from mvc.types import SILENT, Progress, ShouldStop, TrainResult
+from mvc.types import SILENT, Progress, ShouldStop, TrainResult, never_stop
 
 _HERE = "here"
 _CHUNK_BYTES = 1 << 24
@@ -41,13 +41,17 @@ class Told(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, error: MvcError) -> Told:
-        """This rank's `error`."""
+        """This rank's `error`, or the other rank's that it was told."""
+        known = getattr(error, "told", None)
+        if isinstance(known, Told):
+            return known
         return cls(ranks.rank(), type(error).__name__, error.message, error.hint)
 
-    def error(self) -> MvcError:
-        """The error again; who is another rank says whose it was."""
+    def error(self, here: int) -> MvcError:
+        """The error again, to be shown by rank `here` (-1: by none); another says whose it was."""
         made: MvcError = getattr(errors, self.kind, EngineError)(self.message, self.hint)
-        if self.rank != ranks.rank() and not isinstance(made, Interrupted):
+        made.told = self  # type: ignore[attr-defined]
+        if self.rank != here and not isinstance(made, Interrupted):
             made.message = f"process {self.rank}: {self.message}"
         return made
 
@@ -63,8 +67,8 @@ class _Given(msgspec.Struct, frozen=True):
 class Lead:
     """Rank 0's side."""
 
-    def __init__(self, session: Session) -> None:
-        ranks.join()
+    def __init__(self, session: Session, should_stop: ShouldStop) -> None:
+        ranks.join(should_stop)
         self._session, self._store, self._number = session, _store(), 0
 
     def run(self, job: train.Job, progress: Progress, should_stop: ShouldStop) -> TrainResult:
@@ -96,47 +100,65 @@ class Lead:
 
 
 @contextmanager
-def lead(session: Session) -> Iterator[Lead]:
-    """Rank 0's side for a while; the others end with it, and with its error."""
-    leading = Lead(session)
+def lead(session: Session, should_stop: ShouldStop = never_stop) -> Iterator[Lead]:
+    """Rank 0's side for a while; the others end with it, and with its error.
+
+    `should_stop` is asked while they are waited for.
+    """
+    leading = Lead(session, should_stop)
     try:
         yield leading
-    except MvcError as error:
-        leading.end(error)
-        raise
-    except GeneratorExit:  # whoever iterated over the results has enough of them
-        leading.end(None)
-        raise
     except BaseException as error:
-        leading.end(EngineError(f"ended with {error!r}", "look at what process 0 said"))
+        leading.end(as_told(error))
         raise
     leading.end(None)
 
 
-def follow(root: Path, should_stop: ShouldStop) -> None:
+def as_told(error: BaseException) -> MvcError | None:
+    """What the other ranks hear of an error of rank 0; None where it is no error to them."""
+    if isinstance(error, GeneratorExit):  # whoever iterated over the results has enough of them
+        return None
+    if isinstance(error, MvcError):
+        return error
+    return EngineError(f"ended with {error!r}", "look at what process 0 said")
+
+
+def follow(root: Path, should_stop: ShouldStop, *, may_leave: bool = True) -> None:
     """The side of every other rank: train what rank 0 gives out, until it says that it is over.
+
+    Args:
+        root: where a base is looked for that is named by a relative path.
+        should_stop: asked after every step, and while nothing is to be trained.
+        may_leave: whether it is heeded while nothing is to be trained.
 
     Raises:
         MvcError: what any rank raised; `EngineError` when one of them died.
     """
-    ranks.join()
+    ranks.join(should_stop)
     store, number, session = _store(), 0, Session(root)
-    while given := _take(store, number):
+    while given := _take(store, number, should_stop if may_leave else never_stop):
         session.allowed = given.job.allowed if given.job else ""
         if given.job is None:
             store.add("ended", 1)
             if given.error:
-                raise given.error.error()
+                raise given.error.error(ranks.rank())
             return
         _together(store, given.job, given.token, session, SILENT, should_stop)
         session.forget(given.job.data_md5)
         number += 1
 
 
-def _take(store: Any, number: int) -> _Given:
+def _take(store: Any, number: int, should_stop: ShouldStop) -> _Given:
     key = f"given/{number}"
     try:
         while not store.check([key]):
+            if should_stop():
+                left = Interrupted(
+                    f"process {ranks.rank()} was stopped between two batches",
+                    "run the same `mvc train` again",
+                )
+                _first(store, Told.of(left))
+                raise left
             time.sleep(_POLL_S)
         return msgspec.json.decode(store.get(key), type=_Given)
     except RuntimeError as error:
@@ -170,7 +192,7 @@ def _together(
         first = _first(store, Told.of(ours))  # type: ignore[arg-type]
         if known and first.rank == ranks.rank():
             raise
-        raise first.error() from error
+        raise first.error(ranks.rank()) from error
 
 
 def _first(store: Any, told: Told) -> Told:
@@ -200,11 +222,13 @@ def _at_hand(job: train.Job, token: str, progress: Progress) -> Iterator[train.J
         if ranks.rank() == 0:
             progress.stage(f"Sending the state to {len(lacking)} processes elsewhere")
             _send(_files(job), group)
+        dist.destroy_process_group(group)  # of those who are not in it, nothing
         yield job
         return
     with tempfile.TemporaryDirectory(prefix="mvc-") as name:
         folder = Path(name)
         _receive(folder, group)
+        dist.destroy_process_group(group)
         gate = job.gate
         if gate:
             held_out = str(folder / "gate" / Path(gate.data).name)
@@ -242,7 +266,7 @@ def _send(files: list[tuple[str, Path]], group: Any) -> None:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         listing.append((name, path.stat().st_size, digest))
-    dist.broadcast_object_list([listing], src=0, group=group)
+    ranks.send(listing, group)
     buffer = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
     for _, path in files:
         with path.open("rb") as file:
@@ -254,11 +278,12 @@ def _receive(folder: Path, group: Any) -> None:
     import torch
     import torch.distributed as dist
 
-    listing: list[Any] = [None]
-    dist.broadcast_object_list(listing, src=0, group=group)
+    listing = ranks.receive(list[tuple[str, int, str]], group)
     buffer = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
-    for name, size_bytes, sha256 in listing[0]:
+    for name, size_bytes, sha256 in listing:
         path, digest = folder / name, hashlib.sha256()
+        if ".." in path.parts or not path.is_relative_to(folder):
+            raise EngineError(f"process 0 sent {name}", "look at what runs at that endpoint")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             for start in range(0, size_bytes, _CHUNK_BYTES):

@@ -97,6 +97,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
         In this order: a scheduler's constructor resets the rate of the optimizer's groups.
         """
         batch = self.batch
+        if note := sharding.check(self, batch.job.fsdp is not None):
+            batch.progress.note(note)
         position = schedule.first_position(batch.train, batch.job.lifetime_step, batch.done)
         self.lr_scheduler = schedule.build(self.optimizer, batch.train, position, batch.num_steps)
         self._created_lr_scheduler = True

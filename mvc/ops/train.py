@@ -6,12 +6,13 @@ commit. The training is the engine's, the both-or-neither of the commit is the s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mvc.errors import (
     ConfigError,
@@ -96,14 +97,15 @@ def train(
         how = _allowed(at, launch.resolve(config.load(at).launch, nproc))
         launch.assist(how, node_rank, at.root, progress, should_stop)
         return
-    session = Session(at.root, user.permissions(at.root).remote_code)
-    with launch.crew(session) as crew:
+    session, machines = Session(at.root), _machines(at, nproc)
+    with launch.crew(session, machines, should_stop) as crew:
+        session.allowed = user.permissions(at.root).remote_code
         batches = [files.identify(path) for path in paths]
         with Lock(at, "mvc train", moves=True):
             _recover(at, progress)
             batch.own_state(at, _begun(at), progress)  # the rows are read with its tokenizer
             settings = config.load(at)
-        how = _allowed(at, launch.resolve(settings.launch, nproc))
+        how = machines or launch.resolve(settings.launch, nproc)
         for data in batches:
             if again or history.find_batch(at.root, data.md5) is None:
                 session.rows(settings, at.state, data.path, data.md5)
@@ -135,6 +137,33 @@ def _allowed(at: Layout, how: LaunchSettings) -> LaunchSettings:
             "if it is a machine of yours, `mvc trust --launch` allows it, for this repo",
         )
     return how
+
+
+def _machines(at: Layout, nproc: int | None) -> LaunchSettings | None:
+    """[launch] as it stands, where it names several machines: they are met before anything can
+    go wrong here, so that they hear of it."""
+    from mvc.engine import launch
+
+    try:
+        found = launch.resolve(config.load(at).launch, nproc)
+    except MvcError:
+        return None  # raised in its place, when what was interrupted is recovered
+    return _allowed(at, found) if found.nnodes > 1 else None
+
+
+def refuse(error: MvcError) -> NoReturn:
+    """Raise what keeps this process from beginning, and tell it to the ranks that wait for it.
+
+    Raises:
+        MvcError: `error`.
+    """
+    from mvc.engine import ranks, team
+    from mvc.engine.session import Session
+
+    if ranks.launched():
+        with contextlib.suppress(MvcError), team.lead(Session(Path.cwd())):
+            raise error
+    raise error
 
 
 def follows() -> bool:
@@ -191,6 +220,9 @@ def _train_one(
         begun = batch.begin(at, line, data, words, restart=restart)
         result = crew(begun.job, progress, should_stop)
     except Interrupted as error:
+        if not run.has_checkpoint(at):  # it stopped before its first step
+            run.drop(at)
+            raise
         raise Interrupted(error.message, f"`{run.command(at)}` goes on from there") from None
     except MvcError as error:
         # A batch that did not learn is not resumed, and one without a checkpoint never began.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from mvc.ops import init, trust
+from mvc.store.layout import Layout
+from tests.ops.conftest import SETS, edit, git, write_batch
 
 MINUTE_S = 60
 MVC = [sys.executable, "-m", "mvc"]
@@ -92,6 +97,51 @@ def two_machines(hidden: Path) -> Iterator[tuple[Machine, Machine]]:
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def make_model(folder: Path, tiny_base: Path) -> tuple[Layout, Path]:
+    """An untrained model in `folder`, and a batch of 20 steps of two processes, each with a
+    recovery point."""
+    sets = [*SETS, "train.micro_batch_size=1", "train.checkpoint_steps=1"]
+    init.init(folder / "model", str(tiny_base), sets=sets)
+    return Layout(folder / "model"), write_batch(folder / "day.jsonl", 0, 40)
+
+
+def srun(root: Path, data: Path, elsewhere: Path) -> list[subprocess.Popen[str]]:
+    """Two processes as Slurm starts them, the second in a folder that is no repo."""
+    elsewhere.mkdir(exist_ok=True)
+    port = str(free_port())
+    return [
+        HERE.start(
+            *MVC,
+            "train",
+            data,
+            cwd=[root, elsewhere][rank],
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+            SLURM_STEP_ID="0",
+            SLURM_PROCID=str(rank),
+            SLURM_NTASKS="2",
+            SLURM_LOCALID=str(rank),
+        )
+        for rank in range(2)
+    ]
+
+
+def train_on(
+    machines: tuple[Machine, Machine], at: Layout, data: Path, folder: Path, **env: str
+) -> tuple[Layout, list[subprocess.Popen[str]]]:
+    """Begin a batch of two machines, the second with a clone in `folder`, which is returned."""
+    clone = Layout(folder / "clone")
+    git(at, "clone", "-q", str(at.root), str(clone.root))
+    edit(at, "launch.nnodes=2", f"launch.rdzv_endpoint={machines[0].address}:{free_port()}")
+    shutil.copyfile(at.config, clone.config)
+    for each in (at, clone):
+        trust.allow_launch(each)
+    return clone, [
+        machine.start(*MVC, "train", data, cwd=repo.root, MVC_NODE_RANK=str(number), **env)
+        for number, (machine, repo) in enumerate(zip(machines, (at, clone), strict=True))
+    ]
 
 
 def rank_of(process: subprocess.Popen[str], rank: int) -> psutil.Process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,20 +10,23 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from mvc.engine.state import load_torch
+from mvc.engine.state import ADAPTER, load_torch
 from mvc.errors import ConfigError, UsageError
-from mvc.ops import init, train, trust
+from mvc.ops import train, trust
 from mvc.store import history
 from mvc.store.layout import Layout
-from tests.ops.conftest import SETS, edit, git, sound, state_bytes, train_one, write_batch
+from tests.ops.conftest import Heard, edit, sound, state_bytes, train_one, write_batch
 from tests.ops.launching import (
     HERE,
     MVC,
     TORCHRUN,
     ended,
-    free_port,
+    make_model,
     rank_of,
+    srun,
+    train_on,
     two_machines,
     wait_for,
 )
@@ -39,13 +43,10 @@ fsdp_config:
 
 @pytest.fixture(scope="module")
 def _made(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an untrained model, `undisturbed` after the batch, and the batch: 20 steps of
-    two processes, each with a recovery point."""
+    """A folder with an untrained model, `undisturbed` after the batch, and the batch."""
     folder = tmp_path_factory.mktemp("launch")
-    sets = [*SETS, "train.micro_batch_size=1", "train.checkpoint_steps=1"]
-    init.init(folder / "model", str(tiny_base), sets=sets)
-    subprocess.run(["cp", "-a", folder / "model", folder / "undisturbed"], check=True)
-    data = write_batch(folder / "day.jsonl", 0, 40)
+    made, data = make_model(folder, tiny_base)
+    subprocess.run(["cp", "-a", made.root, folder / "undisturbed"], check=True)
     assert train_one(Layout(folder / "undisturbed"), data, nproc=2).commit.steps == 20
     return folder
 
@@ -74,47 +75,11 @@ def assert_trained_once(at: Layout, undisturbed: Layout) -> None:
     assert sound(at)
 
 
-def srun(at: Layout, data: Path, elsewhere: Path) -> list[subprocess.Popen[str]]:
-    """Two processes as Slurm starts them, the second in a folder that is no repo."""
-    elsewhere.mkdir(exist_ok=True)
-    port = str(free_port())
-    return [
-        HERE.start(
-            *MVC,
-            "train",
-            data,
-            cwd=[at.root, elsewhere][rank],
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-            SLURM_PROCID=str(rank),
-            SLURM_NTASKS="2",
-            SLURM_LOCALID=str(rank),
-        )
-        for rank in range(2)
-    ]
-
-
 def test_two_machines_train_as_two_processes_do(
-    at: Layout,
-    data: Path,
-    undisturbed: Layout,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    at: Layout, data: Path, undisturbed: Layout, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    clone = Layout(tmp_path / "clone")
-    git(at, "clone", "-q", str(at.root), str(clone.root))
     with two_machines(hidden=at.root.parent) as machines:
-        for each in (at, clone):
-            endpoint = f"launch.rdzv_endpoint={machines[0].address}:{free_port()}"
-            edit(each, "launch.nnodes=2", endpoint)
-        shutil.copyfile(at.config, clone.config)
-        for each in (at, clone):
-            trust.allow_launch(each)
-        running = [
-            machine.start(*MVC, "train", data, cwd=repo.root, MVC_NODE_RANK=str(number))
-            for number, (machine, repo) in enumerate(zip(machines, (at, clone), strict=True))
-        ]
+        clone, running = train_on(machines, at, data, tmp_path)
         done = [ended(each) for each in running]
     assert [code for code, _ in done] == [0, 0], done
     assert_trained_once(at, undisturbed)
@@ -140,7 +105,7 @@ def test_a_killed_rank_ends_the_batch_for_all_and_the_next_run_goes_on(
 
 def test_a_rank_that_slurm_loses_ends_the_batch(at: Layout, data: Path, tmp_path: Path) -> None:
     """No torchrun watches here: the one that is left must notice by itself."""
-    running = srun(at, data, tmp_path / "elsewhere")
+    running = srun(at.root, data, tmp_path / "elsewhere")
     wait_for(at.run / "checkpoints" / "checkpoint-3", running[0])
     running[1].kill()
     code, said = ended(running[0])
@@ -158,7 +123,7 @@ def test_a_rank_with_another_base_fails_the_batch_for_all(
     shutil.copytree(tiny_base, elsewhere / "base")
     weights = elsewhere / "base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    running = srun(at, data, elsewhere)
+    running = srun(at.root, data, elsewhere)
     (owner, first), (other, second) = map(ended, running)
     assert owner == other == 1
     assert "Error: process 1: base model base is another one" in first, first
@@ -171,13 +136,31 @@ def test_fsdp_leaves_a_state_that_one_process_goes_on_with(
 ) -> None:
     (at.root / "fsdp.yaml").write_text(FSDP)
     edit(at, "launch.nproc=2", "launch.fsdp=fsdp.yaml")
-    train_one(at, data)
+    whole = Layout(shutil.copytree(at.root, tmp_path / "whole", symlinks=True))
+    heard = Heard()
+    train_one(at, data, progress=heard)
+    (note,) = (note for note in heard.notes if note.startswith("FSDP: "))
+    num_spread, num_parameters = map(int, re.findall("[0-9]+", note)[:2])
+    assert num_spread == num_parameters and note.endswith("over 2 processes")
+    ours, theirs = (load_file(each.state / ADAPTER) for each in (at, undisturbed))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-4, rtol=1e-3)
     ours, theirs = (load_torch(each.state / "optimizer.pt") for each in (at, undisturbed))
     assert ours["param_groups"] == theirs["param_groups"]
     for number, entry in theirs["state"].items():
         for name, tensor in entry.items():
             torch.testing.assert_close(ours["state"][number][name], tensor, atol=1e-4, rtol=1e-3)
     assert {p.name for p in at.state.iterdir()} == {p.name for p in undisturbed.state.iterdir()}
+
+    running = HERE.start(*MVC, "train", data, cwd=whole.root)
+    wait_for(whole.run / "checkpoints" / "checkpoint-3", running)
+    rank_of(running, 1).kill()
+    assert ended(running)[0] == 1
+    heard = Heard()
+    train_one(whole, data, progress=heard)
+    assert heard.starts[0][2] >= 3
+    assert state_bytes(whole) == state_bytes(at)
 
     edit(at, "launch.nproc=1")
     alone = train_one(at, write_batch(tmp_path / "next.jsonl", 50, 4))

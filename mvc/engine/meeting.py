@@ -1,0 +1,61 @@
+"""Where the processes of a launch meet: an endpoint's parts, and the network that leads there."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+import psutil
+
+from mvc.errors import ConfigError
+
+_PORT = 29500
+"""torchrun's own, where an endpoint names none."""
+
+
+def split(endpoint: str) -> tuple[str, int]:
+    """Host and port of HOST, HOST:PORT or [IPV6]:PORT.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    try:
+        found = urlsplit(f"//{endpoint}")
+        host, port = found.hostname, found.port
+    except ValueError:
+        host = port = None
+    if not host or found.path or found.username is not None:
+        raise ConfigError(
+            f'launch.rdzv_endpoint = "{endpoint}" in mvc.toml is no endpoint',
+            'write HOST:PORT of the first machine, for example "10.0.0.1:29500"',
+        )
+    return host, _PORT if port is None else port
+
+
+def interface(host: str) -> str | None:
+    """This machine's network interface that leads to `host`, for gloo, which without one asks what
+    the machine's own name resolves to: often the loopback, where no other machine comes.
+
+    None where it cannot be told, as where this machine's own name resolves to the loopback: the
+    other machines come from elsewhere.
+    """
+    with contextlib.suppress(OSError):
+        family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as asking:
+            asking.connect(address)  # of a datagram socket: chooses the way, sends nothing
+            here: str = asking.getsockname()[0].partition("%")[0]
+        if ipaddress.ip_address(here).is_loopback and not _is_loopback(host):
+            return None
+        for name, addresses in psutil.net_if_addrs().items():
+            if any(each.address.partition("%")[0] == here for each in addresses):
+                return str(name)
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
