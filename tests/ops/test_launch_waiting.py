@@ -54,6 +54,7 @@ def test_a_machine_that_waits_alone_ends_at_once(
 ) -> None:
     at, data = made
     edit(at, "launch.nnodes=2", f"launch.rdzv_endpoint=127.0.0.1:{free_port()}")
+    trust.allow_launch(at)
     waiting = HERE.start(*MVC, "train", data, cwd=at.root, MVC_NODE_RANK="1")
     here = psutil.Process(waiting.pid)
     while not here.children():
