@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from mvc.engine import ranks
+from mvc.ops import trust
 from mvc.store.layout import Layout
 from tests.ops.conftest import edit
 from tests.ops.launching import (
