@@ -179,7 +179,7 @@ class Model:
         return verify.verify(self.layout, rev, limit, progress=self.progress)
 
     def trust(self, *, remote_code: bool = False, launch: bool = False) -> TrustResult:
-        """`mvc.ops.trust`: what this repo would run here; with `remote_code` or `launch` lets it."""
+        """`mvc.ops.trust`: what this repo would run here; the flags let it."""
         from mvc.ops import trust
 
         ask = trust.allow if remote_code else trust.allow_launch if launch else trust.trust
