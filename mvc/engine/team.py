@@ -9,10 +9,11 @@ another machine needs mvc and the base, and no repo.
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import msgspec
 
 from mvc import errors
 from mvc.engine import checkpoint, ranks, train
+from mvc.engine.heartbeat import Heartbeat, Lost, say
 from mvc.engine.session import Session
 from mvc.errors import EngineError, Interrupted, MvcError
 from mvc.types import SILENT, Progress, ShouldStop, TrainResult, never_stop
@@ -67,9 +69,10 @@ class _Given(msgspec.Struct, frozen=True):
 class Lead:
     """Rank 0's side."""
 
-    def __init__(self, session: Session, should_stop: ShouldStop) -> None:
+    def __init__(self, session: Session, should_stop: ShouldStop, lost: Lost) -> None:
         ranks.join(should_stop)
         self._session, self._store, self._number = session, _store(), 0
+        self._rest = _heartbeat(self._store, lost)
 
     def run(self, job: train.Job, progress: Progress, should_stop: ShouldStop) -> TrainResult:
         """`train.run`, together with the others.
@@ -84,6 +87,7 @@ class Lead:
 
     def end(self, error: MvcError | None) -> None:
         """Let the others go, and wait a little until they know: the store may end with us."""
+        self._rest()
         try:
             self._give(_Given(error=Told.of(error) if error else None))
             until = time.monotonic() + _PATIENCE_S
@@ -100,12 +104,14 @@ class Lead:
 
 
 @contextmanager
-def lead(session: Session, should_stop: ShouldStop = never_stop) -> Iterator[Lead]:
+def lead(
+    session: Session, should_stop: ShouldStop = never_stop, lost: Lost = say
+) -> Iterator[Lead]:
     """Rank 0's side for a while; the others end with it, and with its error.
 
-    `should_stop` is asked while they are waited for.
+    `should_stop` is asked while they are waited for; `lost` hears of one that is gone.
     """
-    leading = Lead(session, should_stop)
+    leading = Lead(session, should_stop, lost)
     try:
         yield leading
     except BaseException as error:
@@ -123,29 +129,36 @@ def as_told(error: BaseException) -> MvcError | None:
     return EngineError(f"ended with {error!r}", "look at what process 0 said")
 
 
-def follow(root: Path, should_stop: ShouldStop, *, may_leave: bool = True) -> None:
+def follow(
+    root: Path, should_stop: ShouldStop, *, may_leave: bool = True, lost: Lost = say
+) -> None:
     """The side of every other rank: train what rank 0 gives out, until it says that it is over.
 
     Args:
         root: where a base is looked for that is named by a relative path.
         should_stop: asked after every step, and while nothing is to be trained.
         may_leave: whether it is heeded while nothing is to be trained.
+        lost: hears of another rank that is gone.
 
     Raises:
         MvcError: what any rank raised; `EngineError` when one of them died.
     """
     ranks.join(should_stop)
     store, number, session = _store(), 0, Session(root)
-    while given := _take(store, number, should_stop if may_leave else never_stop):
-        session.allowed = given.job.allowed if given.job else ""
-        if given.job is None:
-            store.add("ended", 1)
-            if given.error:
-                raise given.error.error(ranks.rank())
-            return
-        _together(store, given.job, given.token, session, SILENT, should_stop)
-        session.forget(given.job.data_md5)
-        number += 1
+    rest = _heartbeat(store, lost)
+    try:
+        while given := _take(store, number, should_stop if may_leave else never_stop):
+            session.allowed = given.job.allowed if given.job else ""
+            if given.job is None:
+                store.add("ended", 1)
+                if given.error:
+                    raise given.error.error(ranks.rank())
+                return
+            _together(store, given.job, given.token, session, SILENT, should_stop)
+            session.forget(given.job.data_md5)
+            number += 1
+    finally:
+        rest()
 
 
 def _take(store: Any, number: int, should_stop: ShouldStop) -> _Given:
@@ -171,6 +184,13 @@ def _store() -> Any:
     from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
     return PrefixStore("mvc", _get_default_store())
+
+
+def _heartbeat(store: Any, lost: Lost) -> Callable[[], None]:
+    """Begin to beat and to listen; returns what ends it."""
+    if ranks.MEETING in os.environ:
+        return lambda: None  # on one machine torchrun sees whoever dies, and the file would grow
+    return Heartbeat(store, lost).stop
 
 
 def _together(

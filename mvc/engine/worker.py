@@ -38,6 +38,10 @@ class _Telling:
         self._to.write(b"\n" + msgspec.json.encode(event, enc_hook=str) + b"\n")
         self._to.flush()
 
+    def fail(self, error: MvcError) -> None:
+        """Write the event of an error."""
+        self.tell(event="error", error=team.Told.of(error))
+
     def stage(self, text: str) -> None:
         self.tell(event="stage", text=text)
 
@@ -65,10 +69,10 @@ def main(root: str) -> int:
         if ranks.rank() > 0:
             # Beside rank 0 nobody leaves between two batches: torchrun would end rank 0 too.
             elsewhere = os.environ["GROUP_RANK"] != "0"
-            team.follow(Path(root), should_stop, may_leave=elsewhere)
+            team.follow(Path(root), should_stop, may_leave=elsewhere, lost=telling.fail)
             return 0
         session = Session(Path(root))
-        with team.lead(session) as leading:
+        with team.lead(session, should_stop, telling.fail) as leading:
             for line in sys.stdin.buffer:
                 order = msgspec.json.decode(line, type=Order)
                 if order.error:
@@ -78,7 +82,7 @@ def main(root: str) -> int:
                     telling.tell(event="result", result=leading.run(job, telling, should_stop))
                     session.forget(job.data_md5)
     except MvcError as error:
-        telling.tell(event="error", error=team.Told.of(error))
+        telling.fail(error)
         return 1
     return 0
 

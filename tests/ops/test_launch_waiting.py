@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 
 from mvc.engine import ranks
 from mvc.ops import trust
+from mvc.store import history
 from mvc.store.layout import Layout
-from tests.ops.conftest import edit
+from tests.ops.conftest import edit, write_batch
 from tests.ops.launching import (
     HERE,
     MVC,
@@ -22,6 +24,7 @@ from tests.ops.launching import (
     srun,
     train_on,
     two_machines,
+    wait_for,
 )
 
 pytestmark = pytest.mark.slow
@@ -47,6 +50,30 @@ def test_the_other_machine_hears_why_the_first_refuses(
     assert (owner, other) == (1, 1), (first, second)
     why = first.split("Error: ")[1].splitlines()[0]
     assert f"Error: process 0: {why}" in second, (first, second)
+
+
+def test_a_machine_that_the_network_loses_ends_the_batch_for_all(
+    made: tuple[Layout, Path], tmp_path: Path
+) -> None:
+    """No connection closes; while the ranks live, a wait longer than the limit is legal."""
+    at, data = made
+    write_batch(data, 0, 200)
+    with two_machines(hidden=at.root.parent) as machines:
+        if not machines[1].prefix:
+            pytest.skip("this machine gives no network namespaces")
+        limits = {"MVC_BEAT_S": "0.5", "MVC_LOST_S": "4"}
+        _, running = train_on(machines, at, data, tmp_path, **limits)
+        wait_for(at.run / "checkpoints" / "checkpoint-3", running[0])
+        unplug = ["ip", "link", "set", "eth1", "down"]
+        subprocess.run([*machines[1].prefix, *unplug], check=True)
+        since = time.monotonic()
+        (owner, first), (other, second) = map(ended, running)
+    assert (owner, other) == (1, 1), (first, second)
+    assert time.monotonic() - since < 2 * SOON_S
+    assert "process 1 was not heard of for 4 seconds" in first, first
+    assert "goes on from the last checkpoint" in first, first
+    assert "process 0 was not heard of for 4 seconds" in second, second
+    assert len(history.log(at.root, "HEAD")) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
