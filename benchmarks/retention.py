@@ -4,10 +4,11 @@
 the small files the same all the time. Written through git fast-import and into the cache by hash,
 as promotion would leave them: it is the keeping that is measured here, not the training.
 
-    python benchmarks/retention.py [DAYS]      # 4.2 GB of disk for 30 days
+    python -m benchmarks.retention [DAYS]      # 13 GB of disk for 30 days
 
-Prints the table of README.md ("Keeping"), then the time of one `mvc gc --apply` that takes what
-the last policy does not keep, and of `dvc gc` asked to keep what that left.
+The bytes that each policy keeps are `points` of results/retention.json, and a table of README.md
+("Keeping"). The rows are times: of `mvc gc` and `dvc gc` as a user runs them, on equal copies of
+the same cache, to the same end: the head and the days stay, the rest is gone.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from benchmarks import frame
 from mvc.ops import gc, record
 from mvc.settings import BaseSettings, KeepSettings, ThinSettings
 from mvc.store import config, git, history, objects, pointers, survey
@@ -53,52 +54,97 @@ POLICIES = (
 
 
 def main(days: int) -> None:
-    """Make the line, print the table, time one gc."""
-    folder = Path(tempfile.mkdtemp(prefix="retention-", dir=Path.cwd()))
-    try:
+    """Make the line, count what each policy keeps, time both programs."""
+    with frame.workplace() as folder:
         at = line(folder / "model", days)
-        now = START + timedelta(days=days)
-        settings = config.load(at)
-        total = sum(survey.objects_in(objects.cache_folder(at)).values())
-        tell(
-            "| policy | commits whole | adapter only | bytes kept | of all |\n|---|---|---|---|---|"
-        )
-        count = days * BATCHES_A_DAY
-        tell(f"| everything | {count:,} | 0 | {total / 1e6:,.0f} MB | 100% |")
-        for name, keep, thin in POLICIES:
-            rules = msgspec.structs.replace(
-                settings, keep=msgspec.structs.replace(keep, undo=0), thin=thin
-            )
-            plan = gc.gc(at, settings=rules, now=now).plan
-            kept = [each.state for each in plan.kept]
-            left = total - plan.num_bytes
-            tell(
-                f"| {name} | {kept.count('whole'):,} | {kept.count('thin'):,} "
-                f"| {left / 1e6:,.0f} MB | {left / total:.1%} |"
-            )
-        began = time.monotonic()
-        gc.gc(at, settings=rules, now=now)
-        tell(f"mvc gc (the plan): {time.monotonic() - began:.1f} s")
-        began = time.monotonic()
-        done = gc.gc(at, settings=rules, now=now, apply=True)
-        seconds = time.monotonic() - began
-        tell(f"mvc gc --apply: {seconds:.1f} s for {done.plan.num_objects:,} objects")
-        for words in (("-a", "-T"), ("-A",)):  # branches and tags; all commits
-            began = time.monotonic()
-            said = subprocess.run(
-                [sys.executable, "-m", "dvc", "gc", "-w", *words, "--dry", "-f"],
-                cwd=at.root, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            last = (said.stdout + said.stderr).strip().splitlines()[-1:]
-            tell(f"dvc gc -w {' '.join(words)} --dry: {time.monotonic() - began:.1f} s {last}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        points = kept(at, days)
+        seconds, ends = timed(at)
+        held = {name: f"{end:,} objects" for name, end in ends.items()}
+        if len(set(ends.values())) != 1:
+            raise RuntimeError(f"not the same is left: {held}")
+        left = f"both leave {ends['mvc']:,} of {points[0]['objects']:,} objects"
+        rows = [
+            frame.row(
+                f"mvc gc --apply at {days * BATCHES_A_DAY:,} commits: into the trash",
+                "dvc gc --all-branches --all-tags: for good",
+                [seconds["apply"]],
+                [seconds["dvc heads"]],
+                why=f"{left}; mvc can bring the rest back for a week",
+            ),
+            frame.row(
+                "mvc gc --apply, then --apply --empty-trash: for good",
+                "dvc gc --all-branches --all-tags: for good",
+                [seconds["apply"] + seconds["empty"]],
+                [seconds["dvc heads"]],
+                why=left,
+            ),
+            frame.row(
+                "mvc gc (the plan)",
+                "dvc gc --all-commits (it keeps every commit)",
+                [seconds["plan"]],
+                [seconds["dvc all"]],
+                why="each looks at every commit, and nothing goes",
+            ),
+        ]
+    frame.write("retention", rows, points=points)
 
 
-def tell(text: str) -> None:
-    """A line of the result."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+def kept(at: Layout, days: int) -> list[dict[str, Any]]:
+    """What each policy keeps of the line."""
+    settings, now = config.load(at), START + timedelta(days=days)
+    here = survey.objects_in(objects.cache_folder(at))
+    total, count = sum(here.values()), days * BATCHES_A_DAY
+    found = [point("everything", count, 0, total, total, len(here))]
+    for name, keep, thin in POLICIES:
+        keep = msgspec.structs.replace(keep, undo=0)
+        rules = msgspec.structs.replace(settings, keep=keep, thin=thin)
+        plan = gc.gc(at, settings=rules, now=now).plan
+        states = [each.state for each in plan.kept]
+        whole, thinned = states.count("whole"), states.count("thin")
+        left = len(here) - plan.num_objects
+        found.append(point(name, whole, thinned, total - plan.num_bytes, total, left))
+    return found
+
+
+def point(
+    name: str, whole: int, thin: int, num_bytes: int, total: int, num_objects: int
+) -> dict[str, Any]:
+    """A line of the table, told as well."""
+    frame.tell(
+        f"| {name} | {whole:,} | {thin:,} | {num_bytes / 1e6:,.0f} MB | {num_bytes / total:.1%} |"
+    )
+    return {
+        "policy": name,
+        "whole": whole,
+        "adapter_only": thin,
+        "bytes": num_bytes,
+        "of_all": num_bytes / total,
+        "objects": num_objects,
+    }
+
+
+def timed(at: Layout) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds of each command on a copy of its own, and how many objects each program leaves."""
+    same = ("--keep-last", "1", "--keep-tag", "*")
+    seconds, ends = {}, {}
+    for program in ("mvc", "dvc"):
+        copy = Layout(at.root.parent / program)
+        frame.call("cp", "-a", at.root, copy.root, cwd=at.root)
+        frame.settle()
+        if program == "mvc":
+            seconds["plan"] = frame.call("mvc", "gc", *same, cwd=copy.root)
+            seconds["apply"] = frame.call("mvc", "gc", *same, "--apply", cwd=copy.root)
+            empty = ("--apply", "--empty-trash")
+            seconds["empty"] = frame.call("mvc", "gc", *same, *empty, cwd=copy.root)
+        else:
+            dvc = ("dvc", "gc", "--workspace", "--force")
+            seconds["dvc all"] = frame.call(*dvc, "--all-commits", cwd=copy.root)
+            heads = ("--all-branches", "--all-tags")
+            seconds["dvc heads"] = frame.call(*dvc, *heads, cwd=copy.root)
+        ends[program] = len(survey.objects_in(objects.cache_folder(copy)))
+        shutil.rmtree(copy.root)
+        frame.tell(f"  {program}: {seconds}")
+    return seconds, ends
 
 
 def line(root: Path, days: int) -> Layout:

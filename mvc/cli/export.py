@@ -17,7 +17,7 @@ from mvc.cli.context import as_json, here, write
 def command(rev: str, directory: Path, merged: bool, json_: bool) -> None:
     """Copy the current_model/ of REV to the new folder DIR: real files, checked, no links.
 
-    With --merged a whole model is written, for transformers and vLLM.
+    With --merged a whole model is written, which transformers loads without PEFT.
 
     \b
     Examples:

@@ -18,6 +18,13 @@ _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
 def _rules(function: Callable[..., None]) -> Callable[..., None]:
     """--keep-last N to --thin-within TIME: each stands for its key in mvc.toml, for this call."""
+    for option in (
+        click.option("--keep-snapshots/--no-keep-snapshots", default=None,
+                     help="Keep snapshots whole, or their adapters alone."),
+        click.option("--keep-tag", "keep_tags", metavar="PATTERN", multiple=True,
+                     help="Keep whole what such tags name, instead of tags in mvc.toml."),
+    ):  # fmt: skip
+        function = option(function)
     for table, what in (("thin", "keep the adapter of"), ("keep", "keep whole")):
         option = click.option(f"--{table}-within", metavar="TIME", help="As within in mvc.toml.")
         function = option(function)
@@ -116,9 +123,9 @@ def _settings(layout: Layout, rules: dict[str, Any]) -> Settings:
     settings = config.load(layout)
     for table in ("keep", "thin"):
         given = {
-            name.removeprefix(f"{table}_"): value
+            name.removeprefix(f"{table}_"): list(value) if isinstance(value, tuple) else value
             for name, value in rules.items()
-            if name.startswith(table) and value is not None
+            if name.startswith(table) and value is not None and value != ()
         }
         changed = msgspec.structs.replace(getattr(settings, table), **given)
         settings = msgspec.structs.replace(settings, **{table: changed})

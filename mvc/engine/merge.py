@@ -1,7 +1,7 @@
 """A whole model: the base with an adapter merged into its weights.
 
-Owns writing it as an ordinary checkpoint, in the base's own precision, that transformers and vLLM
-load without PEFT.
+Owns writing it as an ordinary checkpoint, in the base's own precision, that transformers loads
+without PEFT.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 
 from mvc.keeping import State
 from mvc.settings import KeepRules, Settings
-from mvc.store import collected, config, oplog, refs, remotes, retention, tips
+from mvc.store import collected, config, git, oplog, refs, remotes, retention, tips
 from mvc.store.layout import SNAPSHOT_PREFIX, STATE, Layout
 from mvc.store.survey import Folder, Survey
 from mvc.types import Commit
@@ -121,8 +121,15 @@ def _on_remotes(at: Layout, asked: Sequence[str]) -> set[str]:
 
 
 def promised(at: Layout, remote: str) -> set[str]:
-    """The commits whose state a remote has, as far as its refs and its record tell."""
-    return set(refs.reached(at.root, remote)) - collected.read(at, remote).keys()
+    """The commits whose state a remote has, as far as its refs and its record tell.
+
+    None where git cannot read a ref of it: what it has is not known then, and is no reason to
+    delete anything here.
+    """
+    try:
+        return set(refs.reached(at.root, remote)) - collected.read(at, remote).keys()
+    except git.GitFailed:
+        return set()
 
 
 def _reasons(ref: str, settings: Settings) -> Iterator[tuple[State, str]]:

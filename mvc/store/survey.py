@@ -221,7 +221,11 @@ def elsewhere(layout: Layout) -> set[str]:
         names = [remote.name for remote in remotes.listing(layout) if remote.data_url]
     except MvcError:
         return set()
-    return {commit for name in names for commit in refs.reached(layout.root, name)}
+    found: set[str] = set()
+    for name in names:
+        with contextlib.suppress(git.GitFailed):  # the ref is told of, as a finding
+            found |= set(refs.reached(layout.root, name))
+    return found
 
 
 def _texts(

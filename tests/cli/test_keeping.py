@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -79,6 +80,16 @@ def test_json_documents(model: Path, run: Run) -> None:
     first = plan["plan"]["rows"][0]
     assert (first["before"], first["after"]) == ("whole", "absent") and first["num_bytes"] > 0
     assert plan["plan"]["kept"][0]["reasons"] == ["branch main", "HEAD", "last"]
+    words = ("--keep-last", 1, "--no-keep-snapshots", "--keep-tag", "v*")
+    other = json.loads(run("-C", model, "gc", "--json", *words)[1])["plan"]["kept"]
+    assert [(e["commit"]["batch"], e["state"]) for e in other] == [(5, "whole"), (3, "thin")]
+    tag = ("-C", str(model), "tag", "v1", "main~3")
+    subprocess.run(["git", *tag], check=True)
+    other = json.loads(run("-C", model, "gc", "--json", *words)[1])["plan"]["kept"]
+    assert (other[-1]["commit"]["batch"], other[-1]["state"]) == (2, "whole")
+    other = json.loads(run("-C", model, "gc", "--json", *words[:-1], "w*")[1])["plan"]["kept"]
+    assert (other[-1]["commit"]["batch"], other[-1]["state"]) == (2, "thin")
+    subprocess.run(["git", "-C", str(model), "tag", "-d", "v1"], check=True)
     du = json.loads(run("-C", model, "du", "--json")[1])
     assert set(du["parts"]) == {"adapter", "moments", "data", "small"}
     assert sum(du["parts"].values()) + du["num_stray_bytes"] == du["num_bytes"]

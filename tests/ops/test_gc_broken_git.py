@@ -80,6 +80,16 @@ def state_md5s(seed: int, folder: Path) -> list[str]:
     return [each.md5 for each in objects.hash_folder(folder / f"expected-{seed}")]
 
 
+def test_a_ref_of_a_remote_that_cannot_be_read_promises_nothing(tmp_path: Path) -> None:
+    at = lines.shared_line(tmp_path, 4)
+    (at.root / ".git" / "refs" / "remotes" / "origin" / "gone").write_text(f"{GONE}\n")
+    plan = collect(at, {"last": 1}).plan
+    assert [f.path for f in plan.findings] == ["refs/remotes/origin/gone"]
+    assert not plan.num_objects and set(states(at).values()) == {"whole"}
+    git(at.root, "update-ref", "-d", "refs/remotes/origin/gone")
+    assert collect(at, {"last": 1}).plan.num_objects
+
+
 def test_head_on_what_git_cannot_read_is_an_error(line_of: Callable[[int], Layout]) -> None:
     at = line_of(2)
     settings = rules(at, {"last": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,20 +128,29 @@ def _between(take: Callable[..., int], acts: list[Callable[[], object]]) -> Call
 
 def test_beside_a_writer_neither_waits_long(line_of: Callable[[int], Layout]) -> None:
     """Commits come under the lock, as a daemon makes them, while gc after gc takes the oldest."""
-    at = line_of(3)
+    at, fork = line_of(3), multiprocessing.get_context("fork")
+    waits = fork.SimpleQueue()
 
     def write() -> None:
         for seed in range(10, 25):
+            begun = time.monotonic()
             with Lock(at, "mvc watch", 60):
+                waits.put(time.monotonic() - begun)
                 lines.commit(at, seed)
+            time.sleep(0.5)  # a batch is trained without the lock
 
-    writer = multiprocessing.get_context("fork").Process(target=write)
+    writer = fork.Process(target=write)
     writer.start()
-    taken = 0
+    taken, took = 0, []
     while writer.is_alive():
+        begun = time.monotonic()
         taken += len(collect(at, {"last": 2, "undo": 0}).plan.rows)
+        took.append(time.monotonic() - begun)
     writer.join()
     assert writer.exitcode == 0 and taken
+    # Generous, for a busy machine: a gc here takes a second, and holds the lock for parts of it.
+    assert max(waits.get() for _ in range(15)) < 10, "the writer waited for gc"
+    assert len(took) >= 3 and max(took) < 30, "gc waited for the writer"
     collect(at, {"last": 2})
     assert list(states(at).values()) == ["whole"] * 2 + ["absent"] * 17
     assert not fsck.fsck(at).findings

@@ -237,6 +237,22 @@ def test_what_another_remote_only_promises_stays_on_both_sides(
     assert content(shared.state) == state_of(2, tmp_path)
 
 
+def test_plain_dvc_pulls_the_files_of_a_thinned_commit_by_name(
+    shared: Layout, tmp_path: Path
+) -> None:
+    thin = lines.commit(shared, 6)  # a commit that knows the remote
+    lines.commit(shared, 7)
+    push.push(shared)
+    collect(shared, {"last": 1}, thin={"last": 2}, remotes=["origin"])
+    plain = tmp_path / "plain"
+    git(tmp_path, "clone", "-q", str(tmp_path / "hub.git"), str(plain))
+    git(plain, "checkout", "-q", thin)
+    names = ("adapter_model.safetensors", "adapter_config.json")
+    lines.dvc(plain, "pull", *(f"current_model/{name}" for name in names))
+    expected = state_of(6, tmp_path)
+    assert content(plain / "current_model") == {name: expected[name] for name in names}
+
+
 def test_a_remote_of_objects_alone_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

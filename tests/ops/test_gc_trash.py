@@ -11,6 +11,7 @@ import pytest
 
 from mvc.errors import RepoError
 from mvc.ops import checkout, fsck, gc, ops, pin, status, undo
+from mvc.render.ops import document
 from mvc.store import collected, objects, pointers, trash
 from mvc.store.layout import Layout
 from tests.ops import lines
@@ -185,6 +186,8 @@ def test_a_gc_in_two_trashes_undone_in_part_is_no_damage(
     gc.restore(at)
     assert not fsck.fsck(at).findings and not collected.read(at)
     assert [each.operation.extra.get("restored") for each in ops.ops(at)[:2]].count(None) == 0
+    newest = ops.ops(at)[0]
+    assert document(newest)["restored"] == newest.operation.extra["restored"]
     with pytest.raises(RepoError, match="brought back") as caught:
         undo.undo(at)
     assert "mvc undo " in caught.value.hint
