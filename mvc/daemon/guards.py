@@ -34,8 +34,8 @@ from mvc.types import CurvePoint
 
 Fate = Literal["stop", "fail", "smaller", "again", "room", "wait"]
 """stop: it was asked for. fail: the file's own fault. smaller: once more with half the
-micro-batch. again: in a fresh process, because this one or its device may be broken. room: until the disk has room.
-wait: somebody must mend something."""
+micro-batch. again: in a fresh process, because this one or its device may be broken. room: until
+the disk has room. wait: somebody must mend something."""
 
 _LEAST_RISE = 0.5
 """A loss near 0 doubles by noise: a rise must also be this large to count."""

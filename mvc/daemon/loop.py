@@ -26,6 +26,7 @@ from mvc.ops import log, train
 from mvc.ops import run as runs
 from mvc.ops.stream import Stream
 from mvc.settings import Settings, TrainSettings
+from mvc.stopping import at_once
 from mvc.store import config
 from mvc.store.layout import Layout
 from mvc.store.lock import Line
@@ -183,7 +184,8 @@ class Daemon:
             self.inbox.wait(_LOOK_S)
             return True
         try:
-            data = self.parts.identify(path)
+            with at_once():
+                data = self.parts.identify(path)
         except DataError as error:
             self._fail(path, error)
             return True

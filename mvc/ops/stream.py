@@ -22,7 +22,9 @@ import msgspec
 
 from mvc.errors import Interrupted, LockHeld, MvcError, RepoError, TrainingFailed
 from mvc.ops import batch, run
+from mvc.ops.ahead import Ahead
 from mvc.settings import TrainSettings
+from mvc.stopping import at_once
 from mvc.store import config, history, user, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
@@ -86,9 +88,8 @@ class Stream:
         self._committed, self._clock = committed, clock
         self._session = Session(at.root, user.permissions(at.root).remote_code)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mvc-writer")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="mvc-reader")
+        self._ahead = Ahead(self._read, self._session.forget)
         self._flying: tuple[DataFile, Future[batch.Line]] | None = None
-        self._ahead: tuple[Path, Future[str]] | None = None
         self._end: batch.Line | None = None
         self._known: dict[str, str] = {}
         self._is_open = False
@@ -160,8 +161,7 @@ class Stream:
 
     def read_ahead(self, path: Path) -> None:
         """Read, tokenise and pack a file in the background, for the `train` that comes."""
-        if self._ahead is None:
-            self._ahead = (path, self._reader.submit(self._read, path))
+        self._ahead.begin(path)
 
     def _read(self, path: Path) -> str:
         from mvc.engine import files
@@ -169,17 +169,10 @@ class Stream:
         settings, data = config.load(self.at), files.identify(path)
         if data.md5 not in self._known:
             self._session.rows(settings, self.at.state, data.path, data.md5)
+            if files.identify(path).md5 != data.md5:
+                # Rows of something else under its hash would be trained in its place.
+                self._session.forget(data.md5)
         return data.md5
-
-    def _take_ahead(self, path: Path) -> None:
-        """Wait for what is read ahead of `path`; of another file it is let go."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is None or (ahead[0] != path and not ahead[1].done()):
-            return
-        with suppress(Exception):  # who trains the file meets it again, in its place
-            md5 = ahead[1].result()
-            if ahead[0] != path:
-                self._session.forget(md5)
 
     def train(
         self,
@@ -204,10 +197,11 @@ class Stream:
                 the batch in progress again.
         """
         self.culprit = data
-        self._take_ahead(data.path)
+        self._ahead.take(data.path, self._should_stop)
         try:
             self._end = self._next_line(how)
-            begun = self._begin(self._end, data, _WORDS | {"message": message})
+            with at_once():
+                begun = self._begin(self._end, data, _WORDS | {"message": message})
             trained = self._steps(begun)
             if check is not None:
                 check(tuple(trained.curve))
@@ -377,9 +371,8 @@ class Stream:
             raise
 
     def close(self) -> None:
-        """`drain`, and end the threads."""
+        """`drain`, and end the writer; a file that is read ahead is not waited for."""
         try:
             self.drain()
         finally:
             self._writer.shutdown()
-            self._reader.shutdown(cancel_futures=True)
