@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -42,10 +41,8 @@ if TYPE_CHECKING:
     from mvc.engine.batch import Batch
     from mvc.engine.train import Job
 
-_WAIT_S = 3600.0
-"""How long a commit waits for another writer (a push, a gc) before it is an error."""
 _SLICE_S = 1.0
-"""How often one who waits for it looks whether to stop."""
+"""How often one who waits for another writer (a push, a gc) looks whether to stop."""
 _HOLD_S = 10.0
 """How long a commit waits at most for the first step of the next batch."""
 _WORDS: dict[str, Any] = {"again": False, "nproc": 1}
@@ -64,6 +61,7 @@ class Stream:
         progress: hears of phases, steps and notes.
         should_stop: asked after every step, and by whoever waits, in any thread.
         stepped: called after every step, in the thread that trains: the moment to read ahead.
+        waiting: called every second or more often while something is waited for, in any thread.
         committed: told each commit, in the writer's thread, before the next one can begin.
         clock: the present, for the commits' times; by default the machine's.
     """
@@ -78,13 +76,14 @@ class Stream:
         progress: Progress = SILENT,
         should_stop: ShouldStop = never_stop,
         stepped: Callable[[], None] = lambda: None,
+        waiting: Callable[[], None] = lambda: None,
         committed: Callable[[DataFile, BatchResult], None] = lambda data, result: None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         from mvc.engine.session import Session
 
         self.at, self.command, self.progress = at, command, progress
-        self._should_stop, self._stepped = should_stop, stepped
+        self._should_stop, self._stepped, self._waiting = should_stop, stepped, waiting
         self._committed, self._clock = committed, clock
         self._session = Session(at.root, user.permissions(at.root).remote_code)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mvc-writer")
@@ -119,27 +118,35 @@ class Stream:
     def _lock(self) -> Iterator[None]:
         """The right to write; whoever has it is waited for, but not by one who shall stop.
 
+        For as long as that process lives: a large fetch takes hours, and a trained batch is worth
+        the wait.
+
         Raises:
             Interrupted: `should_stop` answered yes meanwhile.
-            LockHeld: nobody let go of it in `_WAIT_S`.
         """
-        until = time.monotonic() + _WAIT_S
         lock = Lock(self.at, self.command, _SLICE_S)
+        said = ""
         while True:
             try:
                 lock.__enter__()
                 break
             except LockHeld as error:
-                if self._should_stop():
+                if self._stops():
                     raise Interrupted(
                         f"stopped while it waited: {error.message}", "start it again"
                     ) from None
-                if time.monotonic() > until:
-                    raise
+                if said != error.message:
+                    said = error.message
+                    self.progress.note(f"Waiting to write: {said}")
         try:
             yield
         finally:
             lock.__exit__(None, None, None)
+
+    def _stops(self) -> bool:
+        """Whether to stop, for one who waits."""
+        self._waiting()
+        return self._should_stop()
 
     def known(self, md5: str) -> str | None:
         """The commit of this line's batch with that content, in short; one in flight is waited
@@ -197,7 +204,9 @@ class Stream:
                 the batch in progress again.
         """
         self.culprit = data
-        self._ahead.take(data.path, self._should_stop)
+        if how is None:  # a first file too: it may be large, and who waits can stop
+            self.read_ahead(data.path)
+        self._ahead.take(data.path, self._stops)
         try:
             self._end = self._next_line(how)
             with at_once():
