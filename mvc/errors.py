@@ -6,6 +6,7 @@
     ├── RepoError                 not a model repo, dirty workspace, unfinished batch
     │   └── RevisionNotFound      a revision that names no commit
     ├── DataError                 a data file that cannot be a batch
+    │   └── DataChanged           one that changed or went away while it was read
     ├── StoreError                what is on disk
     │   ├── ObjectMissing         a stored object is not there
     │   ├── ObjectCorrupt         a stored object does not match its hash
@@ -70,6 +71,10 @@ class RevisionNotFound(RepoError):
 
 class DataError(MvcError):
     """A data file that cannot be a batch; the message names file, line and what was expected."""
+
+
+class DataChanged(DataError):
+    """A data file that changed or went away while it was read: nothing is wrong with it."""
 
 
 class StoreError(MvcError):

@@ -122,7 +122,12 @@ def cli(ctx: click.Context, directory: str | None, debug: bool) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run `mvc` and end the process with its exit code."""
-    sys.exit(run(list(sys.argv[1:] if args is None else args)))
+    status = run(list(sys.argv[1:] if args is None else args))
+    if "mvc.cli.stopping" in sys.modules:
+        from mvc.cli.stopping import leave
+
+        leave(status)
+    sys.exit(status)
 
 
 def run(args: list[str]) -> int:

@@ -26,7 +26,7 @@ from mvc.daemon.logs import DaemonProgress
 from mvc.errors import LockHeld, MvcError
 from mvc.ops import snapshot
 from mvc.settings import SnapshotSettings
-from mvc.store import config, history, workspace
+from mvc.store import config, history, packing, workspace
 from mvc.store.files import atomic_write
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
@@ -181,6 +181,7 @@ class Calendar:
         except MvcError as error:
             self._told.warn(f"After the snapshot: {error}. {error.hint}")
             return
+        self._pack()
         commands = [["push", wanted.push]] if wanted.push else []
         commands += [["gc", "--apply"]] if wanted.gc else []
         for words in commands:
@@ -192,6 +193,15 @@ class Calendar:
             self._told.note(f"{told} is done")
         self._unsent.unlink(missing_ok=True)
         self._not_before = 0.0
+
+    def _pack(self) -> None:
+        """Let git pack the day's objects; where somebody writes just now, another day will do."""
+        try:
+            packing.pack(self._at)
+        except LockHeld:
+            return
+        except MvcError as error:
+            self._told.warn(f"`git gc` after the snapshot: {error}. {error.hint}")
 
     def _failed(self, words: list[str]) -> str | None:
         """Run `mvc WORDS`; why it failed, None where it did not.

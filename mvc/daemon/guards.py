@@ -18,6 +18,8 @@ import msgspec
 
 from mvc.errors import BaseModelError as _BaseModelError
 from mvc.errors import (
+    ConfigError,
+    DataChanged,
     DataError,
     DiskFull,
     EngineError,
@@ -29,13 +31,13 @@ from mvc.errors import (
     StateError,
     TrainingFailed,
 )
-from mvc.settings import TrainSettings
+from mvc.settings import LaunchSettings, TrainSettings
 from mvc.types import CurvePoint
 
-Fate = Literal["stop", "fail", "smaller", "again", "room", "wait"]
-"""stop: it was asked for. fail: the file's own fault. smaller: once more with half the
-micro-batch. again: in a fresh process, because this one or its device may be broken. room: until the disk has room.
-wait: somebody must mend something."""
+Fate = Literal["stop", "later", "fail", "smaller", "again", "room", "wait"]
+"""stop: it was asked for. later: it is still written to. fail: the file's own fault. smaller: once
+more with half the micro-batch. again: in a fresh process, because this one or its device may be
+broken. room: until the disk has room. wait: somebody must mend something."""
 
 _LEAST_RISE = 0.5
 """A loss near 0 doubles by noise: a rise must also be this large to count."""
@@ -45,6 +47,8 @@ def fate(error: BaseException) -> Fate:
     """What becomes of a batch that ended with `error`."""
     if isinstance(error, Interrupted):
         return "stop"
+    if isinstance(error, DataChanged):
+        return "later"
     if isinstance(error, DataError | TrainingFailed):
         return "fail"
     if isinstance(error, OutOfMemory):
@@ -55,7 +59,7 @@ def fate(error: BaseException) -> Fate:
     mendable = (ScheduleEnded, StateError, MissingExtra, _BaseModelError)
     if isinstance(error, EngineError) and not isinstance(error, mendable):
         return "again"
-    # A file's own read errors are DataErrors: any other is the machine's (EIO, EMFILE, EACCES).
+    # A file's own read errors are DataErrors: any other is the machine's (EIO, EMFILE, ESTALE).
     return "wait" if isinstance(error, MvcError | OSError) else "again"
 
 
@@ -104,6 +108,21 @@ def halved(how: TrainSettings) -> TrainSettings | None:
         micro_batch_size=size // parts,
         gradient_accumulation_steps=how.gradient_accumulation_steps * parts,
     )
+
+
+def check_processes(launch: LaunchSettings) -> None:
+    """Refuse to train alone what mvc.toml wants trained by several: a step would be another one.
+
+    Raises:
+        ConfigError: [launch] asks for more than one process.
+    """
+    if launch.nproc * launch.nnodes > 1:
+        raise ConfigError(
+            f"[launch] asks for {launch.nproc * launch.nnodes} processes, and `mvc watch` trains "
+            "with one",
+            "set launch.nproc = 1 and launch.nnodes = 1 in mvc.toml, or train each file with "
+            "`mvc train FILE`",
+        )
 
 
 def room(folder: Path, min_free_gb: float) -> str | None:

@@ -51,13 +51,17 @@ class Inbox:
         folder: the folder; it must be there.
         settings: [watch] of mvc.toml; may be set anew at any time.
         zone: of the days in `done/`.
+        root: the model repo, for the commands in a text that says why.
 
     Raises:
         StoreError: there is no such folder.
     """
 
-    def __init__(self, folder: Path, settings: WatchSettings, zone: ZoneInfo) -> None:
+    def __init__(
+        self, folder: Path, settings: WatchSettings, zone: ZoneInfo, root: Path | None = None
+    ) -> None:
         self.folder, self.settings, self.zone = folder.absolute(), settings, zone
+        self._mvc = f"mvc -C {shlex.quote(str(root))}" if root else "mvc"
         self._seen: dict[Path, tuple[Stamp, float]] = {}
         self._changes: Generator[Any, None, None] | None = None
         self._watched: tuple[int, int, float] | None = None
@@ -120,13 +124,19 @@ class Inbox:
             moved=own.st_ctime_ns > written,
         )
 
+    def takes(self, path: Path) -> bool:
+        """Whether what has that path will be trained, once it is whole."""
+        name = path.name
+        own = name in (DONE, FAILED) or name[0] in ".~" or _unfinished(name)
+        return path.parent == self.folder and not own
+
     def _look(self) -> dict[Path, Stamp]:
         """Everything that is there to be taken; remembers since when it has not changed."""
         now = time.monotonic()
         seen: dict[Path, tuple[Stamp, float]] = {}
         for name in self._names():
             path = self.folder / name
-            if name in (DONE, FAILED) or name[0] in ".~" or _unfinished(name):
+            if not self.takes(path):
                 continue
             if (stamp := self.stamp(path)) is not None:
                 before = self._seen.get(path)
@@ -243,7 +253,7 @@ class Inbox:
         there, again = shlex.quote(str(target)), shlex.quote(f"{self.folder}/")
         lines += [
             "",
-            f"What mvc makes of it, without training it: mvc train --dry-run {there}",
+            f"What mvc makes of it, without training it: {self._mvc} train --dry-run {there}",
             f"To have it trained: mv {there} {again}",
         ]
         return "".join(f"{plain(line)}\n" for text in lines for line in text.split("\n"))

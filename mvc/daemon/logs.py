@@ -222,6 +222,10 @@ class DaemonProgress:
             self._log.info(text)
             self._onward.note(text)
 
+    def beat(self) -> None:
+        """The daemon lives."""
+        self.board.beat()
+
     def queue(self, names: Iterable[str]) -> None:
         """The files that wait, the next one first."""
         self.board.queue(names)

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from mvc.daemon.inbox import Inbox, Stamp
-from mvc.errors import DataError, MvcError
+from mvc.errors import DataChanged, DataError, MvcError
 from mvc.settings import Settings
 from mvc.store.files import TEMPORARY, atomic_write, no_space, sync_file, sync_folders, temporary
 from mvc.store.layout import Layout
@@ -74,7 +74,7 @@ class Parts:
         self._plan, self._ends, self._known = plan, ends, known
         self._guard = threading.RLock()
         self._sizes: dict[object, _Size] = {}
-        self._stamps: dict[Path, Stamp | None] = {}
+        self._stamps: dict[Path, Stamp] = {}
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         for half in self.folder.glob(f"{TEMPORARY}*"):
@@ -325,11 +325,14 @@ class Parts:
 
         Raises:
             DataError: it cannot be read.
+            DataChanged: it is gone, or being filled.
         """
         from mvc.engine import files
 
         # Before it is read: a change meanwhile only has it looked at once more.
-        self._stamps[path] = self.inbox.stamp(path)
+        if (stamp := self.inbox.stamp(path)) is None:
+            raise DataChanged(f"{path.name} is gone, or is not whole any more", f"`ls {path}`")
+        self._stamps[path] = stamp
         return files.identify(path)
 
     def done(self, path: Path) -> None:

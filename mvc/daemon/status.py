@@ -28,7 +28,9 @@ from mvc.types import StepReport
 from mvc.watching import Event, LossAt, WatchHealth, WatchStatus
 
 STALE_S = 900.0
-"""A daemon that says nothing for so long hangs: every step, phase, event and idle look speaks."""
+"""A daemon that says nothing for so long hangs: every step, event and idle look speaks."""
+_PHASE_S = 4 * STALE_S
+"""A phase speaks at its beginning only: a large base from a slow disk takes its time."""
 _EVERY_S = 1.0
 _MOST_EVENTS, _MOST_NAMES = 50, 50
 
@@ -73,7 +75,7 @@ def _trouble(status: WatchStatus | None, daemon: str | None, now: datetime) -> s
     if status is None:
         return None  # it lives, and has not spoken yet
     silent = (now - status.written).total_seconds()
-    if silent > STALE_S and status.state != "paused":
+    if silent > (_PHASE_S if status.phase else STALE_S) and status.state != "paused":
         return f"nothing was heard of the daemon for {silent / 60:.0f} minutes"
     if status.state in ("waiting", "waiting for disk"):
         return status.why or status.state

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import errno
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from mvc.errors import DataError
+from mvc.errors import DataChanged, DataError, StoreError
 from mvc.types import DataFile
 
 RecordKind = Literal["text", "messages", "prompt_completion"]
@@ -52,6 +53,7 @@ def identify(path: Path) -> DataFile:
 
     Raises:
         DataError: there is nothing at `path`, or it cannot be read or be a batch.
+        StoreError: the disk or the system fails.
     """
     _must_exist(path)
     name = path.name or path.resolve().name
@@ -70,6 +72,7 @@ def read(path: Path) -> Records:
     Raises:
         DataError: what `path` holds cannot be a batch; names file, line or row, and what was
             expected.
+        StoreError: the disk or the system fails.
     """
     _must_exist(path)
     folder = path if path.is_dir() else None
@@ -116,7 +119,7 @@ def _must_exist(path: Path) -> None:
             return
         exists = path.exists()
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        _refuse(f"{str(path)[:80]}", f"cannot be read ({error.strerror})", "check the name", error)
+        _unreadable(str(path)[:80], error)
     if exists:
         _refuse(str(path), "neither a file nor a folder", f"name a {_known()} file")
     try:
@@ -143,7 +146,7 @@ def _data_files(folder: Path) -> list[Path]:
             elif not path.is_dir():
                 _refuse(str(path), "neither a file nor a folder", "leave it out")
     except OSError as error:
-        _refuse(str(folder), f"cannot be listed ({error.strerror})", f"`ls -la {folder}`", error)
+        _unreadable(str(folder), error)
     for path in found:
         _suffix(path, path.relative_to(folder).as_posix())
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
@@ -167,8 +170,17 @@ def _md5(path: Path) -> tuple[str, int]:
         _unreadable(path.name, error)
 
 
+_ITS_OWN = ("EACCES", "EPERM", "EISDIR", "ENOTDIR", "ELOOP", "EINVAL", "ENAMETOOLONG")
+
+
 def _unreadable(name: str, error: OSError) -> NoReturn:
-    _refuse(name, f"cannot be read ({error.strerror or error})", f"`ls -l {name}`", error)
+    """Refuse what its owner can mend; a disk or a system that fails is no batch's fault."""
+    problem, hint = f"cannot be read ({error.strerror or error})", f"`ls -l {name}`"
+    if error.errno == errno.ENOENT:
+        raise DataChanged(f"{name}: it went away while it was read", hint) from error
+    if errno.errorcode.get(error.errno or 0) in _ITS_OWN:
+        _refuse(name, problem, hint, error)
+    raise StoreError(f"{name}: {problem}", "look at its disk or server: `dmesg | tail`") from error
 
 
 def _text(path: Path, name: str) -> str:
@@ -285,6 +297,8 @@ def _parquet(path: Path, name: str) -> Iterator[tuple[str, Any]]:
             table = file.read(columns=[column for column in wanted if column in present])
             rows = table.to_pylist() if table.num_columns else [{}] * file.metadata.num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            _unreadable(name, error)
         reason = str(error).splitlines()[0]
         hint = "write it again; `python -m pyarrow.parquet` reads what is whole"
         _refuse(name, f"no Parquet file that can be read: {reason}", hint, error)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ import msgspec
 
 from mvc.engine import checkpoint, rows, schedule
 from mvc.engine.batch import Batch, Settle
-from mvc.engine.gate import GateJob, hold_out
+from mvc.engine.gate import Collator, GateJob, hold_out
 from mvc.engine.quiet import quiet
 from mvc.engine.session import Session
 from mvc.errors import DiskFull, EngineError, OutOfMemory
 from mvc.settings import Settings
+from mvc.stopping import at_once
 from mvc.types import SILENT, Progress, ShouldStop, TrainResult, never_stop
 
 GO_ON = "the same `mvc train` goes on from the last checkpoint; `mvc --debug train` shows more"
@@ -126,6 +127,54 @@ def steps(
     """
     from mvc.engine.trainer import build
 
+    with ExitStack() as early:
+        if job.nproc == 1:  # the other ranks would wait for this one
+            early.enter_context(at_once())
+        batch, collator = _prepare(job, session, progress, should_stop, warm, hold, settle)
+        if batch.done < batch.num_steps:
+            progress.stage("Loading the model")
+            try:
+                with (
+                    quiet(),
+                    _foreign_errors(job),
+                    session.adapter(
+                        job.settings,
+                        batch.source,
+                        warm=warm,
+                        hold=hold,
+                        spread=job.fsdp is not None,
+                    ) as model,
+                ):
+                    trainer = build(batch, model, collator)
+                    if batch.gate:
+                        batch.gate.begin(trainer, Path(job.state), batch.source)
+                    progress.start(job.data_name, batch.num_steps, batch.done)
+                    batch.started = time.monotonic()  # loading is no part of the pace
+                    early.close()
+                    trainer.train()
+                    batch.finish(trainer)
+                    if hold:
+                        session.warm = trainer.warm()
+            finally:
+                progress.stop()
+    batch.verify()
+    return batch
+
+
+def _prepare(
+    job: Job,
+    session: Session,
+    progress: Progress,
+    should_stop: ShouldStop,
+    warm: bool,
+    hold: bool,
+    settle: Settle | None,
+) -> tuple[Batch, Collator]:
+    """The batch as it stands before the model is there, from its newest checkpoint if it has one.
+
+    Raises:
+        As `run`.
+    """
     prepared = session.rows(job.settings, Path(job.state), Path(job.data), job.data_md5)
     tokenizer = session.tokenizer(job.settings, Path(job.state))
     collator = rows.collator(tokenizer, prepared.seq_lengths is not None)
@@ -138,29 +187,7 @@ def steps(
         batch.resume(resumed)
     batch.tell_losses()
     batch.check_ranks()
-    if batch.done < batch.num_steps:
-        progress.stage("Loading the model")
-        try:
-            with (
-                quiet(),
-                _foreign_errors(job),
-                session.adapter(
-                    job.settings, batch.source, warm=warm, hold=hold, spread=job.fsdp is not None
-                ) as model,
-            ):
-                trainer = build(batch, model, collator)
-                if batch.gate:
-                    batch.gate.begin(trainer, Path(job.state), batch.source)
-                progress.start(job.data_name, batch.num_steps, batch.done)
-                batch.started = time.monotonic()  # loading is no part of the pace
-                trainer.train()
-                batch.finish(trainer)
-                if hold:
-                    session.warm = trainer.warm()
-        finally:
-            progress.stop()
-    batch.verify()
-    return batch
+    return batch, collator
 
 
 @contextmanager

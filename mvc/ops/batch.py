@@ -135,7 +135,7 @@ def begin(
     Raises:
         ConfigError: there is no file that gate.data names.
         RepoError: another batch in progress has a checkpoint and `restart` is false.
-        DataError: the file changed while it was read.
+        DataChanged: the file changed while it was read.
     """
     from mvc.engine import fsdp
     from mvc.engine.train import Job

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvc.errors import DataError, RepoError
+from mvc.errors import DataChanged, RepoError
 from mvc.store import files, objects
 from mvc.store.layout import Layout
 from mvc.store.lock import holder
@@ -34,7 +34,7 @@ def begin(
 
     Raises:
         RepoError: another batch in progress has a checkpoint and `restart` is false.
-        DataError: the file changed while it was read.
+        DataChanged: the file changed while it was read.
     """
     from mvc.engine.checkpoint import by_number
 
@@ -53,12 +53,12 @@ def begin(
         if data.path.is_dir():
             # Hidden files are no part of the batch (`engine.files`).
             shutil.copytree(data.path, copy, ignore=shutil.ignore_patterns(".*"))
-        else:
+        elif data.path.exists():
             shutil.copyfile(data.path, copy)
     from mvc.engine.files import identify
 
-    if identify(copy).md5 != data.md5:
-        raise DataError(
+    if not copy.exists() or identify(copy).md5 != data.md5:
+        raise DataChanged(
             f"{data.path} changed while it was read",
             "run `mvc train` again when nothing writes to it",
         )

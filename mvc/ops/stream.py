@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,7 +21,9 @@ import msgspec
 
 from mvc.errors import Interrupted, LockHeld, MvcError, RepoError, TrainingFailed
 from mvc.ops import batch, run
+from mvc.ops.ahead import Ahead
 from mvc.settings import TrainSettings
+from mvc.stopping import at_once
 from mvc.store import config, history, user, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
@@ -40,10 +41,8 @@ if TYPE_CHECKING:
     from mvc.engine.batch import Batch
     from mvc.engine.train import Job
 
-_WAIT_S = 3600.0
-"""How long a commit waits for another writer (a push, a gc) before it is an error."""
 _SLICE_S = 1.0
-"""How often one who waits for it looks whether to stop."""
+"""How often one who waits for another writer (a push, a gc) looks whether to stop."""
 _HOLD_S = 10.0
 """How long a commit waits at most for the first step of the next batch."""
 _WORDS: dict[str, Any] = {"again": False, "nproc": 1}
@@ -62,6 +61,7 @@ class Stream:
         progress: hears of phases, steps and notes.
         should_stop: asked after every step, and by whoever waits, in any thread.
         stepped: called after every step, in the thread that trains: the moment to read ahead.
+        waiting: called every second or more often while something is waited for, in any thread.
         committed: told each commit, in the writer's thread, before the next one can begin.
         clock: the present, for the commits' times; by default the machine's.
     """
@@ -76,19 +76,19 @@ class Stream:
         progress: Progress = SILENT,
         should_stop: ShouldStop = never_stop,
         stepped: Callable[[], None] = lambda: None,
+        waiting: Callable[[], None] = lambda: None,
         committed: Callable[[DataFile, BatchResult], None] = lambda data, result: None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         from mvc.engine.session import Session
 
         self.at, self.command, self.progress = at, command, progress
-        self._should_stop, self._stepped = should_stop, stepped
+        self._should_stop, self._stepped, self._waiting = should_stop, stepped, waiting
         self._committed, self._clock = committed, clock
         self._session = Session(at.root, user.permissions(at.root).remote_code)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mvc-writer")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="mvc-reader")
+        self._ahead = Ahead(self._read, self._session.forget)
         self._flying: tuple[DataFile, Future[batch.Line]] | None = None
-        self._ahead: tuple[Path, Future[str]] | None = None
         self._end: batch.Line | None = None
         self._known: dict[str, str] = {}
         self._is_open = False
@@ -118,27 +118,35 @@ class Stream:
     def _lock(self) -> Iterator[None]:
         """The right to write; whoever has it is waited for, but not by one who shall stop.
 
+        For as long as that process lives: a large fetch takes hours, and a trained batch is worth
+        the wait.
+
         Raises:
             Interrupted: `should_stop` answered yes meanwhile.
-            LockHeld: nobody let go of it in `_WAIT_S`.
         """
-        until = time.monotonic() + _WAIT_S
         lock = Lock(self.at, self.command, _SLICE_S)
+        said = ""
         while True:
             try:
                 lock.__enter__()
                 break
             except LockHeld as error:
-                if self._should_stop():
+                if self._stops():
                     raise Interrupted(
                         f"stopped while it waited: {error.message}", "start it again"
                     ) from None
-                if time.monotonic() > until:
-                    raise
+                if said != error.message:
+                    said = error.message
+                    self.progress.note(f"Waiting to write: {said}")
         try:
             yield
         finally:
             lock.__exit__(None, None, None)
+
+    def _stops(self) -> bool:
+        """Whether to stop, for one who waits."""
+        self._waiting()
+        return self._should_stop()
 
     def known(self, md5: str) -> str | None:
         """The commit of this line's batch with that content, in short; one in flight is waited
@@ -160,8 +168,7 @@ class Stream:
 
     def read_ahead(self, path: Path) -> None:
         """Read, tokenise and pack a file in the background, for the `train` that comes."""
-        if self._ahead is None:
-            self._ahead = (path, self._reader.submit(self._read, path))
+        self._ahead.begin(path)
 
     def _read(self, path: Path) -> str:
         from mvc.engine import files
@@ -169,17 +176,10 @@ class Stream:
         settings, data = config.load(self.at), files.identify(path)
         if data.md5 not in self._known:
             self._session.rows(settings, self.at.state, data.path, data.md5)
+            if files.identify(path).md5 != data.md5:
+                # Rows of something else under its hash would be trained in its place.
+                self._session.forget(data.md5)
         return data.md5
-
-    def _take_ahead(self, path: Path) -> None:
-        """Wait for what is read ahead of `path`; of another file it is let go."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is None or (ahead[0] != path and not ahead[1].done()):
-            return
-        with suppress(Exception):  # who trains the file meets it again, in its place
-            md5 = ahead[1].result()
-            if ahead[0] != path:
-                self._session.forget(md5)
 
     def train(
         self,
@@ -204,10 +204,13 @@ class Stream:
                 the batch in progress again.
         """
         self.culprit = data
-        self._take_ahead(data.path)
+        if how is None:  # a first file too: it may be large, and who waits can stop
+            self.read_ahead(data.path)
+        self._ahead.take(data.path, self._stops)
         try:
             self._end = self._next_line(how)
-            begun = self._begin(self._end, data, _WORDS | {"message": message})
+            with at_once():
+                begun = self._begin(self._end, data, _WORDS | {"message": message})
             trained = self._steps(begun)
             if check is not None:
                 check(tuple(trained.curve))
@@ -377,9 +380,8 @@ class Stream:
             raise
 
     def close(self) -> None:
-        """`drain`, and end the threads."""
+        """`drain`, and end the writer; a file that is read ahead is not waited for."""
         try:
             self.drain()
         finally:
             self._writer.shutdown()
-            self._reader.shutdown(cancel_futures=True)

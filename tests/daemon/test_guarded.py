@@ -15,11 +15,11 @@ import torch
 from mvc.daemon import guards, loop
 from mvc.daemon.calendar import Calendar
 from mvc.engine.trainer import BatchTrainer
-from mvc.errors import BaseModelError, Interrupted, LockHeld
+from mvc.errors import BaseModelError, ConfigError, DiskFull, Interrupted, LockHeld
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import CurvePoint
-from tests.daemon.conftest import QUICK, batches_of, done, failed, fill, state, until
+from tests.daemon.conftest import QUICK, batches_of, done, failed, fill, rows, state, until
 from tests.ops.conftest import edit, sound, train_one, write_batch
 from tests.ops.test_stream import states
 
@@ -263,6 +263,64 @@ def test_a_batch_that_somebody_else_began_is_not_theirs_to_move(
     loop.run(at, inbox, once=True)
     assert mine.exists()
     assert [each.data.name for each in batches_of(at) if each.data] == ["day-000.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["failed/x.jsonl", ".x.jsonl", "below/x.jsonl"])
+def test_a_batch_in_progress_that_no_inbox_ever_offers_is_not_waited_for(
+    name: str, at: Layout, inbox: Path
+) -> None:
+    mine = inbox / name
+    mine.parent.mkdir(exist_ok=True)
+    write_batch(mine, 70)
+    asked = [0]
+
+    def stop() -> bool:
+        asked[0] += 1
+        return asked[0] == 2
+
+    with pytest.raises(Interrupted):
+        train_one(at, mine, should_stop=stop)
+    if mine.parent.name == "below":
+        (mine.parent / "half.tmp").touch()  # so that the folder is no batch
+    fill(inbox, 1)
+    end = time.monotonic() + 60
+    loop.run(at, inbox, should_stop=lambda: bool(batches_of(at)) or time.monotonic() > end)
+    assert mine.exists()
+    assert [each.data.name for each in batches_of(at) if each.data] == ["day-000.jsonl"]
+
+
+def test_more_processes_than_one_are_refused(at: Layout, inbox: Path) -> None:
+    edit(at, "launch.nproc=2")
+    fill(inbox, 1)
+    with pytest.raises(ConfigError, match="asks for 2 processes") as caught:
+        loop.run(at, inbox, once=True)
+    assert "launch.nproc = 1" in caught.value.hint and "mvc train" in caught.value.hint
+
+
+def test_once_does_not_wait_for_a_full_disk(at: Layout, inbox: Path) -> None:
+    edit(at, "watch.min_free_gb=1000000")
+    fill(inbox, 1)
+    with pytest.raises(DiskFull, match="GB of disk are free"):
+        loop.run(at, inbox, once=True)
+
+
+def test_a_batch_of_nonsense_that_worsens_the_gate_is_set_aside(
+    new_model: Callable[..., Layout], inbox: Path, tmp_path: Path
+) -> None:
+    # A head that learns, so that a batch can do harm; nonsense is what it is in no language.
+    held_out = rows(tmp_path / "held-out.jsonl", 2000, 16)
+    gate = (f"gate.data={held_out}", "gate.bound=0.05", "watch.explode=0")
+    at = new_model(*QUICK, 'lora.modules_to_save=["lm_head"]', *gate)
+    good = fill(inbox, 2, num_rows=16)
+    text = "".join(json.dumps({"text": "\u00a7\u00b6" * 12}) + "\n" for _ in range(64))
+    (inbox / "day-000-nonsense.jsonl").write_text(text)
+    loop.run(at, inbox, once=True)
+    assert [each.data.name for each in batches_of(at) if each.data] == [p.name for p in good]
+    assert "worsened the loss on held-out.jsonl" in why(inbox, "day-000-nonsense.jsonl")
+    assert all(each.gate for each in batches_of(at))
+    first, second = (each.gate.value for each in batches_of(at) if each.gate)
+    assert second < first + 0.05
+    assert sound(at)
 
 
 def test_what_lies_in_the_repo_is_not_imported_by_what_the_calendar_runs(

@@ -8,13 +8,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from mvc.daemon import control, loop
+from mvc.daemon import control, loop, status
+from mvc.daemon.inbox import Inbox
+from mvc.engine.trainer import BatchTrainer
 from mvc.errors import LockHeld
 from mvc.ops import checkout, train
+from mvc.ops.stream import Stream
 from mvc.store.layout import Layout
 from tests.daemon.conftest import QUICK, batches_of, done, fill, state, until
 from tests.ops.conftest import edit, git, sound, state_bytes, train_one
@@ -120,3 +124,40 @@ def test_settings_are_read_again_between_batches(
     until(lambda: len(batches_of(at)) == 2)
     rates = [each.learning_rate.last for each in batches_of(at) if each.learning_rate]
     assert rates == [1e-2, 5e-3]
+
+
+def test_quick_steps_that_log_nothing_are_signs_of_life_and_looks_at_a_full_inbox_rare(
+    at: Layout, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(at, "train.logging_steps=1000", "train.checkpoint_steps=0")
+    fill(inbox, 2, num_rows=60)
+    ages: list[float] = []
+    looks: list[str] = []
+    read: list[str] = []
+    step, look, ahead = BatchTrainer.training_step, Inbox.ready, Stream.read_ahead
+
+    def training_step(self: BatchTrainer, *args: object) -> object:
+        time.sleep(0.15)
+        if told := status.read(at):
+            ages.append((datetime.now(UTC) - told.written).total_seconds())
+        looks.append("step")
+        return step(self, *args)
+
+    def ready(self: Inbox) -> list[Path]:
+        looks.append("look")
+        time.sleep(0.2)  # as of ten thousand files
+        return look(self)
+
+    def read_ahead(self: Stream, path: Path) -> None:
+        read.append(f"{path.name} at step {looks.count('step')}")
+        ahead(self, path)
+
+    monkeypatch.setattr(BatchTrainer, "training_step", training_step)
+    monkeypatch.setattr(Inbox, "ready", ready)
+    monkeypatch.setattr(Stream, "read_ahead", read_ahead)
+    loop.run(at, inbox, once=True)
+    assert looks.count("step") == 60
+    assert max(ages) < 3
+    steps = [i for i, what in enumerate(looks) if what == "step"]
+    assert looks[steps[0] : steps[29]].count("look") <= 1  # 4.5 s long
+    assert "day-001.jsonl at step 1" in read

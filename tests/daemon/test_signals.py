@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mvc.cli import main
-from mvc.daemon import status
+from mvc.daemon import loop, status
 from mvc.engine.checkpoint import by_number
 from mvc.engine.trainer import BatchTrainer
 from mvc.ops import run
 from mvc.store.layout import Layout
-from tests.daemon.conftest import batches_of, fill, state, until
+from tests.daemon.conftest import TEXT, batches_of, fill, rows, state, until
 from tests.ops.conftest import edit, sound
 
 
@@ -95,3 +99,70 @@ def test_sighup_tries_again_at_once(
         if Path(f"/proc/{pid}").exists():
             os.kill(pid, signal.SIGKILL)
         raise
+
+
+@pytest.fixture
+def huge(inbox: Path) -> Path:
+    """A file that takes a minute or more to tokenise."""
+    path = inbox / "huge.jsonl"
+    with path.open("w") as file:
+        for i in range(60_000):
+            start = 37 * i % (len(TEXT) - 400)
+            file.write(json.dumps({"text": TEXT[start : start + 300]}) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_sigterm_does_not_wait_until_a_large_file_is_read(
+    first: bool, at: Layout, inbox: Path, huge: Path
+) -> None:
+    # A real process, whose end is Python's own too: nobody waits for a thread there.
+    if not first:
+        rows(inbox / "day-000.jsonl", 0, 4000)
+    program = [sys.executable, "-c", "from mvc.cli.main import main; main()", "watch", str(inbox)]
+    process = subprocess.Popen(
+        program, cwd=at.root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        if first:
+            until((at.run / "run.json").exists)
+        else:
+            until(lambda: (told := status.read(at)) is not None and told.step >= 2)
+        time.sleep(3)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert time.monotonic() - begun < 10
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert huge.exists()
+    assert bool(by_number(at.run / "checkpoints")) is not first
+    assert sound(at)
+
+
+def hang(*args: Any, **kwargs: Any) -> Any:
+    """Something of minutes, that no exception of ours ends."""
+    Path(os.environ["HANGS"]).touch()
+    while True:
+        with suppress(Exception):
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("what", ["mvc.engine.base.load_model", "mvc.engine.gate.loss"])
+def test_sigterm_ends_what_comes_before_the_first_step(
+    what: str, at: Layout, inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = rows(tmp_path / "held-out.jsonl", 700, 8)
+    edit(at, f"gate.data={held_out}")
+    fill(inbox, 1)
+    monkeypatch.setenv("HANGS", str(tmp_path / "hangs"))
+    monkeypatch.setattr(what, hang)
+    pid = watching(at, inbox, 0)
+    until((tmp_path / "hangs").exists)
+    os.kill(pid, signal.SIGTERM)
+    assert ended(pid, 10) == 0
+    monkeypatch.undo()
+    loop.run(at, inbox, once=True)
+    assert len(batches_of(at)) == 1 and sound(at)

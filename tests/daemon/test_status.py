@@ -168,13 +168,16 @@ def test_trouble(at: Layout, clock: Clock) -> None:
         assert fine.daemon is not None
         hangs = health(at, clock.move(status.STALE_S))
         assert hangs.trouble == "nothing was heard of the daemon for 15 minutes"
-        board.update(state="paused")
+        board.update(state="training", phase="Loading the model")
+        assert health(at, clock.move(2 * status.STALE_S)).trouble is None
+        assert "for 75 minutes" in (health(at, clock.move(3 * status.STALE_S)).trouble or "")
+        board.update(state="paused", phase="")
         assert health(at, clock.move(10 * status.STALE_S)).trouble is None
         board.update(state="waiting", why="the base model is gone")
         assert health(at, clock()).trouble == "the base model is gone"
     ended = health(at, clock())
     assert ended.daemon is None
-    assert "the last one ended at 2026-11-24 05:45" in (ended.trouble or "")
+    assert "the last one ended at 2026-11-24 07:00" in (ended.trouble or "")
 
 
 def test_a_daemon_that_was_killed_is_told_as_dead(at: Layout, clock: Clock) -> None:

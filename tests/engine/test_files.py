@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from mvc.engine import files
-from mvc.errors import DataError
+from mvc.errors import DataChanged, DataError, MvcError, StoreError
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 
@@ -202,3 +204,33 @@ def test_reading_loads_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.EIO, StoreError),
+        (errno.ESTALE, StoreError),
+        (errno.EMFILE, StoreError),
+        (errno.EACCES, DataError),
+        (errno.ENOENT, DataChanged),
+    ],
+)
+def test_only_what_its_owner_can_mend_is_the_file_s_fault(
+    code: int, kind: type[MvcError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "abc"}')
+    table = tmp_path / "a.parquet"
+    table.write_bytes(b"PAR1")
+
+    def fail(*args: object, **more: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", fail)
+    for act in (lambda: files.identify(path), lambda: files.read(path), lambda: files.read(table)):
+        with pytest.raises(kind) as caught:
+            act()
+        assert type(caught.value) is kind
+        assert "a." in caught.value.message

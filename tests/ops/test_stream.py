@@ -19,7 +19,7 @@ from mvc.errors import DiskFull, Interrupted, TrainingFailed
 from mvc.ops import log, run, stream
 from mvc.store import promote
 from mvc.store.layout import Layout
-from mvc.store.lock import Line
+from mvc.store.lock import Line, Lock
 from mvc.types import CurvePoint
 from tests.ops.conftest import Heard, git, sound, state_bytes, train_one, write_batch
 from tests.ops.test_exact import CASES
@@ -375,3 +375,22 @@ def test_of_a_base_whose_batch_failed_nothing_is_left_when_it_is_loaded_anew(
         gc.enable()
     line.close()
     assert alive == [0, 0]
+
+
+def test_a_commit_waits_for_another_writer_as_long_as_that_lives_and_says_so(
+    at: Layout, batches: list[Path], alone: list[str]
+) -> None:
+    heard, waited = Heard(), threading.Event()
+    line = stream.Stream(at, "test", progress=heard, waiting=waited.set)
+    line.open()
+    line.train(files.identify(batches[0]))
+    line.drain()
+    waited.clear()
+    with Lock(at, "mvc fetch"):
+        line.train(files.identify(batches[1]))
+        assert waited.wait(60)
+    line.train(files.identify(batches[2]))
+    line.close()
+    (told,) = (note for note in heard.notes if "Waiting" in note)
+    assert "`mvc fetch`" in told
+    assert states(at) == alone
