@@ -270,7 +270,7 @@ def test_a_batch_begins_while_the_state_before_it_is_copied_and_does_not_step_on
     at: Layout, batches: list[Path], alone: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready, stepped = threading.Event(), []
-    copy, before = live.Clone._copy, trainer._Beginning.on_pre_optimizer_step
+    copy, before = live.Clone._copy, trainer.Beginning.on_pre_optimizer_step
 
     def late(self: live.Clone, *args: Any) -> None:
         assert ready.wait(60)  # the next batch's first gradients do not wait for the copy
@@ -290,7 +290,7 @@ def test_a_batch_begins_while_the_state_before_it_is_copied_and_does_not_step_on
     line.train(files.identify(batches[0]))
     line.drain()
     monkeypatch.setattr(live.Clone, "_copy", late)
-    monkeypatch.setattr(trainer._Beginning, "on_pre_optimizer_step", on_pre_optimizer_step)
+    monkeypatch.setattr(trainer.Beginning, "on_pre_optimizer_step", on_pre_optimizer_step)
     hook = register_optimizer_step_pre_hook(on_step)
     try:
         for path in batches[1:]:
