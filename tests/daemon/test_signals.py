@@ -125,7 +125,7 @@ def test_sigterm_does_not_wait_until_a_large_file_is_read(
     )
     try:
         if first:
-            until((at.run / "run.json").exists)
+            until(lambda: state(at) == "training")
         else:
             until(lambda: (told := status.read(at)) is not None and told.step >= 2)
         time.sleep(3)
