@@ -1,24 +1,26 @@
 """A soak: 300 batches through the daemon, and what it holds on to.
 
 Memory of the process (middle third beside last third), open files, threads, and disk growth
-beside the bytes of the states.
+beside what a batch must take.
 
-    python benchmarks/soak.py [--batches 300] [--out soak.json]
+    python -m benchmarks.soak [--batches 300]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
-import sys
-import tempfile
+import subprocess
 import time
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import psutil
+
+from benchmarks import frame
 
 SETS = (
     "train.max_length=32",
@@ -70,34 +72,94 @@ def soak(folder: Path, base: str, count: int) -> dict[str, Any]:
         return [statistics.median(each[k] for each in part) for part in (middle, last)]
 
     rss, fds, threads = (medians(k) for k in range(3))
-    state = sum(path.stat().st_size for path in at.state.iterdir())
     return {
         "batches": len(seen),
         "seconds_per_batch": seconds / len(seen),
         "rss_mb": [each / 1e6 for each in rss],
-        "rss_growth": rss[1] / rss[0] - 1,
         "fds": fds,
         "threads": threads,
         "disk_per_batch": (size_of(at.root) - before) / len(seen),
-        "state_bytes": state,
+        "computed_per_batch": computed(at.root),
     }
+
+
+def stored(root: Path, commit: str) -> tuple[dict[str, str], int]:
+    """The state of a commit, names by md5, and the bytes of that list itself."""
+    text = subprocess.run(
+        ["git", "show", f"{commit}:current_model.dvc"],
+        cwd=root,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    found = re.search(r"md5: (\w\w)(\w+\.dir)", text)
+    assert found
+    data = (root / ".dvc/cache/files/md5" / found[1] / found[2]).read_bytes()
+    return {each["md5"]: each["relpath"] for each in json.loads(data)}, len(data)
+
+
+def computed(root: Path) -> int:
+    """Bytes that the last batch must take: what of its state is new, its data, its git objects.
+
+    A file that is in the state before it too (the tokenizer) is stored once for all.
+    """
+    (state, size), (before, _) = stored(root, "HEAD"), stored(root, "HEAD~1")
+    names = [name for md5, name in state.items() if md5 not in before]
+    new = size + sum((root / "current_model" / name).stat().st_size for name in names)
+    data = sum(path.stat().st_size for path in (root / "batch").rglob("*"))
+    listing = subprocess.run(
+        ["git", "rev-list", "--objects", "--no-object-names", "HEAD~1..HEAD"],
+        cwd=root,
+        capture_output=True,
+        check=True,
+    )
+    sizes = subprocess.run(
+        ["git", "cat-file", "--batch-check=%(objectsize:disk)"],
+        cwd=root,
+        input=listing.stdout,
+        capture_output=True,
+        check=True,
+    )
+    return new + data + sum(map(int, sizes.stdout.split()))
 
 
 def main() -> None:
     """Run the soak and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, default=300)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     from tests.tiny import make_base
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with frame.workplace() as folder:
         found = soak(folder, str(make_base(folder / "base")), args.batches)
-    told = json.dumps(found, indent=2) + "\n"
-    if args.out:
-        args.out.write_text(told)
-    sys.stdout.write(told)
+    what = f"a daemon over {found['batches']} batches: "
+    rows = [
+        frame.row(
+            what + name,
+            "its middle third",
+            [last],
+            [middle],
+            at_most=most,
+            unit=unit,
+        )
+        for name, (middle, last), most, unit in (
+            ("memory in the last third", found["rss_mb"], 1.03, "MB"),
+            ("open files in the last third", found["fds"], 1, "files"),
+            ("threads in the last third", found["threads"], 1, "threads"),
+        )
+    ]
+    rows.append(
+        frame.row(
+            what + "growth of the disk",
+            "new state, data and git objects",
+            [found["disk_per_batch"] / 1e3],
+            [found["computed_per_batch"] / 1e3],
+            at_most=1.05,
+            unit="kB a batch",
+            why="what is over it is the log of the day, the log of operations and the manifests",
+        )
+    )
+    frame.write("soak", rows, **found)
 
 
 if __name__ == "__main__":
