@@ -26,8 +26,8 @@ from benchmarks import frame
 
 SMOLLM = ["train.max_length=64", "train.micro_batch_size=1", "train.packing=false"]
 WIDE = ["train.max_length=16", "train.micro_batch_size=1", "train.packing=false", "lora.r=2048"]
-ROWS = 14  # a batch must outlast the commit of the one before, as it does in use
-ROUNDS, ROUND = 3, 3  # six gaps of each
+ROWS = 9  # a batch must outlast the commit of the one before, as it does in use
+ROUNDS, ROUND = 2, 4  # six gaps of each
 
 
 def wide_base(folder: Path) -> Path:
@@ -160,7 +160,7 @@ def single(root: Path, path: Path, out: Path) -> None:
 
 
 def measure(name: str, base: str, sets: list[str], folder: Path) -> dict[str, Any]:
-    """Stream and processes take turns: three batches each, on the same files."""
+    """Stream and processes take turns: four batches each, on the same files."""
     from mvc.ops import init
 
     roots = [
