@@ -15,6 +15,7 @@ import getpass
 import json
 import os
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from mvc.store.layout import Layout
 # `holder` takes a free lock for an instant, and must not turn a writer away by it.
 _GRACE_S = 0.25
 _POLL_S = 0.02
+_TELL_S = 1.0
 _COMMIT_S = 60.0
 """How long a daemon's commit is waited for: it writes for seconds, `mvc train` for a batch."""
 
@@ -73,9 +75,17 @@ class _Held:
         try:
             self._lock.acquire(timeout=max(self._wait_s, _GRACE_S), poll_interval=_POLL_S)
         except filelock.Timeout:
-            if self._path != self._layout.lock or "`mvc watch" not in _described(self._path):
+            if self._path != self._layout.lock:
                 raise
-            self._lock.acquire(timeout=_COMMIT_S, poll_interval=_POLL_S)
+            wait_s = _COMMIT_S if self._is_the_daemon_s() else _POLL_S
+            self._lock.acquire(timeout=wait_s, poll_interval=_POLL_S)
+
+    def _is_the_daemon_s(self) -> bool:
+        """Whether a daemon holds it. A holder writes its name a moment after it has the lock."""
+        until = time.monotonic() + _TELL_S
+        while not _details(self._path).exists() and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        return "`mvc watch" in _described(self._path)
 
     def _held(self) -> LockHeld:
         who = _described(self._path)

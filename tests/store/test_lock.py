@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,17 @@ def test_a_daemon_s_commit_is_waited_for_and_a_batch_is_not(tmp_path: Path) -> N
         pass
     with another(tmp_path), pytest.raises(LockHeld), Lock(Layout(tmp_path), "mvc snapshot"):
         pass
+
+
+def test_a_daemon_that_has_not_said_its_name_yet_is_waited_for_too(tmp_path: Path) -> None:
+    """It takes the lock, and writes a moment later who it is: a gc beside it was refused."""
+    with another(tmp_path, 2, "mvc watch inbox"):
+        details = Layout(tmp_path).private / "lock.json"
+        said = details.read_bytes()
+        details.unlink()
+        threading.Timer(0.6, details.write_bytes, [said]).start()
+        with Lock(Layout(tmp_path), "mvc gc"):
+            pass
 
 
 def test_asking_turns_no_writer_away(tmp_path: Path) -> None:
