@@ -247,10 +247,8 @@ def test_mvc_toml_that_is_gone_for_a_moment_is_waited_for(
     until(lambda: len(batches_of(at)) == 1)
 
 
-def test_a_batch_that_somebody_else_began_is_not_theirs_to_move(
-    at: Layout, inbox: Path, tmp_path: Path
-) -> None:
-    mine = write_batch(tmp_path / "mine.jsonl", 70)
+def begin_by_hand(at: Layout, path: Path) -> None:
+    """`mvc train` of a file, interrupted after its second step."""
     asked = [0]
 
     def stop() -> bool:
@@ -258,7 +256,14 @@ def test_a_batch_that_somebody_else_began_is_not_theirs_to_move(
         return asked[0] == 2
 
     with pytest.raises(Interrupted):
-        train_one(at, mine, should_stop=stop)
+        train_one(at, path, should_stop=stop)
+
+
+def test_a_batch_that_somebody_else_began_is_not_theirs_to_move(
+    at: Layout, inbox: Path, tmp_path: Path
+) -> None:
+    mine = write_batch(tmp_path / "mine.jsonl", 70)
+    begin_by_hand(at, mine)
     fill(inbox, 1)
     loop.run(at, inbox, once=True)
     assert mine.exists()
@@ -272,14 +277,7 @@ def test_a_batch_in_progress_that_no_inbox_ever_offers_is_not_waited_for(
     mine = inbox / name
     mine.parent.mkdir(exist_ok=True)
     write_batch(mine, 70)
-    asked = [0]
-
-    def stop() -> bool:
-        asked[0] += 1
-        return asked[0] == 2
-
-    with pytest.raises(Interrupted):
-        train_one(at, mine, should_stop=stop)
+    begin_by_hand(at, mine)
     if mine.parent.name == "below":
         (mine.parent / "half.tmp").touch()  # so that the folder is no batch
     fill(inbox, 1)
