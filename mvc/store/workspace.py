@@ -285,6 +285,10 @@ def dirty(layout: Layout) -> tuple[str, ...]:
     files that mvc writes. mvc.toml is the user's: `checkout` refuses by itself where it conflicts.
     """
     found = [f"{name}/{path}" for name in (STATE, BATCH) for path in objects.unsaved(layout, name)]
-    only = ("--name-only", "--diff-filter=d", "-z")  # a file that is gone holds nothing to lose
-    edited = git.try_read(layout.root, "diff", *only, "HEAD", "--", *_OURS)
-    return (*found, *(path for path in (edited or "").split("\0") if path))
+    # Not `git diff`: it writes the index to note new file times, whatever GIT_OPTIONAL_LOCKS says,
+    # and killed there it leaves an index.lock that no journal speaks of (builtin/diff.c,
+    # refresh_index_quietly).
+    how = ("--porcelain", "-z", "--no-renames", "--untracked-files=no")
+    told = git.read(layout.root, "status", *how, "--", *_OURS)
+    # A file that is gone, from the work tree or the index, holds nothing to lose.
+    return (*found, *(x[3:] for x in told.split("\0") if x and "D" not in x[:2]))

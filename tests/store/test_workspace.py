@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,3 +134,12 @@ def test_dirty_is_not_what_the_cache_holds(line: Layout) -> None:
     older = tracked.pointers_of(line.root, commits(line)[1])[0]
     objects.link(line, older)
     assert workspace.dirty(line) == ()
+
+
+def test_dirty_writes_nothing(line: Layout) -> None:
+    """The user's own git may hold the index at that moment, and a kill leave its lock for ever."""
+    os.utime(line.root / "metrics.json", ns=(0, 0))  # git's index remembers another time
+    index = line.root / ".git" / "index"
+    before = index.stat()
+    assert workspace.dirty(line) == ()
+    assert index.stat() == before
