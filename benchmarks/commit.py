@@ -222,7 +222,7 @@ def _git(root: Path) -> None:
 def cold(root: Path) -> None:
     """In a process of its own: the files of `.mvc/run/state` become a commit, durably."""
     from mvc.ops import record
-    from mvc.store import history, layout, objects, workspace
+    from mvc.store import history, layout, messages, objects, workspace
     from mvc.store.lock import Lock
     from mvc.types import Commit
 
@@ -237,7 +237,7 @@ def cold(root: Path) -> None:
         assert branch and parent
         number, now = history.next_batch(root, parent), datetime.now(UTC)
         made = Commit("", (parent,), "batch", number, now, "", steps=1, lifetime_step=number)
-        message = history.format_message(made)
+        message = messages.format_message(made)
         new = workspace.NewCommit(message, {}, (pointer,), parent, branch, now)
         workspace.promote(at, new)
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mvc.ops import record
-from mvc.store import git, history, objects, workspace
+from mvc.store import git, history, messages, objects, workspace
 from mvc.store.layout import Layout
 from mvc.types import Commit, Data, FileDigest, Loss, Rate
 
@@ -46,7 +46,7 @@ def lengthen(at: Layout, count: int) -> None:
             learning_rate=Rate(1e-4, 1e-4), seconds=60.5,
             curve=tuple(2.5 - step / 100 for step in range(25)),
         )  # fmt: skip
-        words = history.format_message(made).encode()
+        words = messages.format_message(made).encode()
         stream += b"commit refs/heads/main\ncommitter Ada <ada@example.org> "
         stream += b"%d +0000\ndata %d\n%b\n" % (when.timestamp(), len(words), words)
         stream += b"from refs/heads/main^0\n" if number == 1 else b""

@@ -28,7 +28,7 @@ import msgspec
 from benchmarks import frame
 from mvc.ops import gc, record
 from mvc.settings import BaseSettings, KeepSettings, ThinSettings
-from mvc.store import config, git, history, objects, pointers, survey
+from mvc.store import config, git, messages, objects, pointers, survey
 from mvc.store.layout import STATE, Layout
 from mvc.types import Commit, Data, FileDigest, Loss, Pointer, Rate
 
@@ -173,7 +173,7 @@ def line(root: Path, days: int) -> Layout:
         batch = _folder(cache, "batch", rows, record.files_meta(rows))
         made = Commit("", (), "batch", number, when, "", Data("day.jsonl", rows[0].md5, 1, 1), 1,
                       number, Loss(2, 1, 1.5), Rate(1e-4, 1e-4), 1.0, (2.0, 1.0))  # fmt: skip
-        words = history.format_message(made).encode()
+        words = messages.format_message(made).encode()
         stream += b"commit refs/heads/main\ncommitter A <a@b> %d +0000\n" % when.timestamp()
         stream += b"data %d\n%b\n" % (len(words), words)
         tree = {f"{each.path}.dvc": pointers.format_pointer(each) for each in (state, batch)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+
+import msgspec
 
 from mvc.types import Commit, Finding
 
@@ -15,8 +16,7 @@ Part = Literal["adapter", "moments", "data", "small"]
 """Where a stored file belongs: `small` are configuration, tokenizer and lists of files."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeptCommit:
+class KeptCommit(msgspec.Struct, frozen=True):
     """A commit whose state stays, `whole` or `thin`, and the reasons for it, in words.
 
     `here` is what there is of it on this machine, which may be less.
@@ -28,8 +28,7 @@ class KeptCommit:
     here: State
 
 
-@dataclass(frozen=True, slots=True)
-class GcRow:
+class GcRow(msgspec.Struct, frozen=True):
     """A commit that changes; `num_bytes` are freed here, `reasons` keep what is left of it."""
 
     commit: Commit
@@ -39,8 +38,7 @@ class GcRow:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteShare:
+class RemoteShare(msgspec.Struct, frozen=True):
     """What goes from a remote; `num_unique_bytes` of it are not on this machine, so gone for good.
 
     `commits` change there (a hash, and what is left of it).
@@ -53,8 +51,7 @@ class RemoteShare:
     commits: tuple[tuple[str, State], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class GcPlan:
+class GcPlan(msgspec.Struct, frozen=True):
     """What `mvc gc` would do, or did.
 
     `policy` tells whether there is any rule; without one nothing goes. `num_objects` and
@@ -78,8 +75,7 @@ class GcPlan:
     num_back_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class GcResult:
+class GcResult(msgspec.Struct, frozen=True):
     """A plan, whether it was carried out, and the trash that holds what went."""
 
     plan: GcPlan
@@ -87,8 +83,7 @@ class GcResult:
     trash: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Trash:
+class Trash(msgspec.Struct, frozen=True):
     """Deleted objects that can still be brought back, by `mvc gc --restore ID`."""
 
     id: str
@@ -97,8 +92,7 @@ class Trash:
     num_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(msgspec.Struct, frozen=True):
     """What came back from a trash."""
 
     trash: str
@@ -106,8 +100,7 @@ class Restored:
     num_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(msgspec.Struct, frozen=True):
     """A revision that no policy touches: the tag `pin/...` at `commit`; `here` is what there is
     of its state."""
 
@@ -117,8 +110,7 @@ class Pin:
     here: State
 
 
-@dataclass(frozen=True, slots=True)
-class CommitBytes:
+class CommitBytes(msgspec.Struct, frozen=True):
     """The bytes of one commit's objects that are here: all, and those that no other names."""
 
     commit: Commit
@@ -127,8 +119,7 @@ class CommitBytes:
     num_unique_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class DayBytes:
+class DayBytes(msgspec.Struct, frozen=True):
     """The bytes that a day's commits added: those that no earlier commit names."""
 
     day: str
@@ -136,8 +127,7 @@ class DayBytes:
     num_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteBytes:
+class RemoteBytes(msgspec.Struct, frozen=True):
     """A remote's objects that our commits name; None where its protocol tells no sizes."""
 
     remote: str
@@ -145,8 +135,7 @@ class RemoteBytes:
     num_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class DuResult:
+class DuResult(msgspec.Struct, frozen=True):
     """Where the bytes are.
 
     `num_bytes` are those of the cache, each object once, `parts` splits those that commits name,

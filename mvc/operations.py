@@ -5,8 +5,9 @@ Floor 0, above `types`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
+
+import msgspec
 
 from mvc.types import Commit
 
@@ -14,8 +15,7 @@ Move = tuple[str | None, str | None]
 """What a ref named before and after; None: it was not there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(msgspec.Struct, frozen=True):
     """One command that changed something.
 
     `refs` are those that moved, by full name, `head` is what HEAD named before and after (a
@@ -34,7 +34,7 @@ class Operation:
     refs: dict[str, Move]
     head: tuple[str, str]
     commit: Move
-    extra: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, str] = {}
 
     @property
     def changes(self) -> bool:
@@ -43,16 +43,14 @@ class Operation:
         return bool(self.extra) or any(before != after for before, after in pairs)
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
+class Logged(msgspec.Struct, frozen=True):
     """An operation and, by their hashes, the commits that it names and that are still there."""
 
     operation: Operation
     commits: dict[str, Commit]
 
 
-@dataclass(frozen=True, slots=True)
-class UndoResult:
+class UndoResult(msgspec.Struct, frozen=True):
     """An operation that was taken back, by the operation `made`.
 
     `commit` and `branch` are HEAD's now (`branch` None: detached), `num_files_changed` counts in
@@ -66,4 +64,4 @@ class UndoResult:
     branch: str | None
     num_files_changed: int = 0
     num_restored: int = 0
-    lacks: dict[str, int] = field(default_factory=dict)
+    lacks: dict[str, int] = {}

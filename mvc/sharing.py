@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from mvc.types import Commit, Resolved
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(msgspec.Struct, frozen=True):
     """Where a model repo is shared. URLs are as configured; show them through `remotes.masked`.
 
     `git_url` or `data_url` is None where only the other half is configured: a plain `git remote`
@@ -23,8 +23,7 @@ class Remote:
     default: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """One object that a commit needs.
 
     `size_bytes` and `sha256` are what the commit vouches for (None where it says nothing), `path`
@@ -39,8 +38,7 @@ class Wanted:
     commit: str
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(msgspec.Struct, frozen=True):
     """What a push or fetch of objects moved; `num_present` were there already."""
 
     num_objects: int
@@ -48,8 +46,7 @@ class Transfer:
     num_present: int
 
 
-@dataclass(frozen=True, slots=True)
-class PushResult:
+class PushResult(msgspec.Struct, frozen=True):
     """What a push sent.
 
     `commits` are those that the remote's branch or snapshots lacked, newest first, `snapshots`
@@ -68,8 +65,7 @@ class PushResult:
     objects: Transfer
 
 
-@dataclass(frozen=True, slots=True)
-class FetchResult:
+class FetchResult(msgspec.Struct, frozen=True):
     """What a fetch brought: the branch's commits that are not in ours yet, snapshots, objects.
 
     `branch` is None where HEAD is on none, or the remote has none of that name.
@@ -84,8 +80,7 @@ class FetchResult:
     objects: Transfer
 
 
-@dataclass(frozen=True, slots=True)
-class PullResult:
+class PullResult(msgspec.Struct, frozen=True):
     """Where a pull arrived.
 
     `commits` came to the branch, newest first. `kept_as` is the branch that keeps what was here
@@ -105,8 +100,7 @@ class PullResult:
     objects: Transfer
 
 
-@dataclass(frozen=True, slots=True)
-class CloneResult:
+class CloneResult(msgspec.Struct, frozen=True):
     """A new clone of a model repo; `partial` as in `PullResult`."""
 
     root: Path
@@ -119,8 +113,7 @@ class CloneResult:
     objects: Transfer
 
 
-@dataclass(frozen=True, slots=True)
-class TrustResult:
+class TrustResult(msgspec.Struct, frozen=True):
     """What a repo would run on this machine, and whether this user allows it.
 
     `classes` are those that the base model's configs name, `files` their `*.py` in `folder`, and
@@ -148,8 +141,7 @@ Verdict = Literal["good", "unsigned", "stranger", "bad"]
 """Of a signature: by a trusted key; none; by a key not known or not trusted; broken or expired."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """What git says of the signature of one commit or snapshot tag.
 
     `name` is the commit's hash or the tag's name, `commit` what it is or points to, `signer` and
@@ -166,8 +158,7 @@ class Signature:
     subject: str
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyResult:
+class VerifyResult(msgspec.Struct, frozen=True):
     """What `mvc verify` looked at; `required` tells whether this user refuses what is not good."""
 
     signatures: tuple[Signature, ...]
@@ -179,8 +170,7 @@ class VerifyResult:
         return all(each.verdict == "good" for each in self.signatures)
 
 
-@dataclass(frozen=True, slots=True)
-class ImportResult:
+class ImportResult(msgspec.Struct, frozen=True):
     """A model repo made of what another program left: its commits, oldest first."""
 
     root: Path
@@ -190,8 +180,7 @@ class ImportResult:
     num_trainable_parameters: int
 
 
-@dataclass(frozen=True, slots=True)
-class ExportResult:
+class ExportResult(msgspec.Struct, frozen=True):
     """A folder with a revision's state, or its merged model; `num_bytes` of all files there."""
 
     commit: Commit

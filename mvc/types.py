@@ -7,10 +7,11 @@ optimizer steps (1 after the first); `lifetime_step` counts them over the whole 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 Kind = Literal["init", "batch", "rollback", "import", "other"]
 """What a commit is; `import` is a state that another program trained, `other` is a commit that
@@ -20,8 +21,7 @@ mvc did not make."""
 # --- files and pointers -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class FileDigest:
+class FileDigest(msgspec.Struct, frozen=True):
     """One file of a stored folder, hashed while it was written.
 
     `path` is relative to its folder, with forward slashes; md5 is what DVC needs, sha256 what the
@@ -34,8 +34,7 @@ class FileDigest:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(msgspec.Struct, frozen=True):
     """DVC's pointer to a stored folder: the content of one `.dvc` file.
 
     `md5` ends in `.dir`; `meta` is mvc's own record (DVC keeps it untouched under `meta:`).
@@ -45,14 +44,13 @@ class Pointer:
     md5: str
     size_bytes: int
     num_files: int
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = {}
 
 
 # --- a batch on its way -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class DataFile:
+class DataFile(msgspec.Struct, frozen=True):
     """A data file (or folder) that may become a batch, identified by its content."""
 
     path: Path
@@ -61,8 +59,7 @@ class DataFile:
     md5: str
 
 
-@dataclass(frozen=True, slots=True)
-class BatchPlan:
+class BatchPlan(msgspec.Struct, frozen=True):
     """What a data file would be as a batch; what `mvc train --dry-run` reports.
 
     `num_rows` are records in the file, `num_sequences` the rows as trained (after splitting and
@@ -85,8 +82,7 @@ class BatchPlan:
     max_length: int
 
 
-@dataclass(frozen=True, slots=True)
-class CurvePoint:
+class CurvePoint(msgspec.Struct, frozen=True):
     """One row of loss.csv. `learning_rate` is the rate that this step used."""
 
     step: int
@@ -96,8 +92,7 @@ class CurvePoint:
     grad_norm: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class StepReport:
+class StepReport(msgspec.Struct, frozen=True):
     """What a progress display hears at each logging step."""
 
     point: CurvePoint
@@ -160,8 +155,7 @@ def never_stop() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class TrainResult:
+class TrainResult(msgspec.Struct, frozen=True):
     """What the engine made of a batch: the new state, hashed, and its figures.
 
     `files` describe the state under `state_dir`. `tokens` counts trained tokens over all passes.
@@ -184,8 +178,7 @@ class TrainResult:
 # --- history ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(msgspec.Struct, frozen=True, gc=False):
     """The data of a commit, as the log tells it."""
 
     name: str
@@ -194,8 +187,7 @@ class Data:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True, gc=False):
     """First, last and mean logged loss of a batch."""
 
     first: float
@@ -203,16 +195,14 @@ class Loss:
     mean: float
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(msgspec.Struct, frozen=True, gc=False):
     """First and last learning rate of a batch."""
 
     first: float
     last: float
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(msgspec.Struct, frozen=True, gc=False):
     """The metric of [gate] (nats a token, or perplexity) on the held-out file.
 
     Values under one `md5` can be compared: it stands for the file and how it becomes rows.
@@ -223,8 +213,7 @@ class Gate:
     md5: str
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True, gc=False):
     """One commit of a model repo, read from its message's trailers alone.
 
     `curve` is the batch's loss thinned to at most 32 points, for a sparkline. `message` is the
@@ -258,8 +247,7 @@ class Commit:
         return self.commit[:10]
 
 
-@dataclass(frozen=True, slots=True)
-class CommitDetail:
+class CommitDetail(msgspec.Struct, frozen=True):
     """One commit whole: what `mvc show` shows."""
 
     commit: Commit
@@ -271,8 +259,7 @@ class CommitDetail:
     files: tuple[FileDigest, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(msgspec.Struct, frozen=True):
     """The commit that a revision names, and in words how it was found.
 
     `branch` is set when the revision is a branch's name: checkout then stays on it.
@@ -284,8 +271,7 @@ class Resolved:
     how: str
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """A day's pin: the annotated tag `snapshot/DAY`."""
 
     day: str
@@ -298,8 +284,7 @@ class Snapshot:
 # --- results of verbs ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class InitResult:
+class InitResult(msgspec.Struct, frozen=True):
     """A new model repo."""
 
     root: Path
@@ -309,8 +294,7 @@ class InitResult:
     num_trainable_parameters: int
 
 
-@dataclass(frozen=True, slots=True)
-class BatchResult:
+class BatchResult(msgspec.Struct, frozen=True):
     """One file of `mvc train`. `already` is true when the line had this content before."""
 
     commit: Commit
@@ -320,8 +304,7 @@ class BatchResult:
     peak_memory_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CheckoutResult:
+class CheckoutResult(msgspec.Struct, frozen=True):
     """Where a checkout or rollback arrived. `branch` is None when HEAD is detached."""
 
     commit: Commit
@@ -330,8 +313,7 @@ class CheckoutResult:
     num_files_changed: int
 
 
-@dataclass(frozen=True, slots=True)
-class RunInfo:
+class RunInfo(msgspec.Struct, frozen=True):
     """A batch in progress (or interrupted), as `mvc status` tells it.
 
     `step` is the last checkpoint's; `live` is true while a process works on it.
@@ -343,8 +325,7 @@ class RunInfo:
     live: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """Where the repo stands.
 
     `state` compares current_model/ with HEAD: `clean`, `modified`, `missing`, `partial` where
@@ -364,8 +345,7 @@ class Status:
     config_changed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One thing that `mvc fsck` found wrong."""
 
     commit: str | None
@@ -374,8 +354,7 @@ class Finding:
     hint: str
 
 
-@dataclass(frozen=True, slots=True)
-class FsckResult:
+class FsckResult(msgspec.Struct, frozen=True):
     """What `mvc fsck` looked at and found.
 
     `num_absent` objects are on a remote only, `mvc gc` let go of `num_given_up`; of `num_excused`

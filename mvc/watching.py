@@ -5,9 +5,10 @@ Times are timezone-aware, in the repo's zone; durations are seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+
+import msgspec
 
 State = Literal[
     "starting", "training", "idle", "waiting", "waiting for disk", "paused", "stopping", "stopped"
@@ -15,8 +16,7 @@ State = Literal[
 """What the daemon does; `waiting`: somebody must mend something, and `why` says what."""
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
+class Landed(msgspec.Struct, frozen=True):
     """The last commit, in short; `batch` is None where it is none."""
 
     short: str
@@ -25,16 +25,14 @@ class Landed:
     time: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(msgspec.Struct, frozen=True):
     """The last snapshot: its day, and when it was made."""
 
     day: str
     time: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """A file that went to `failed/`; `why` is the error's message."""
 
     file: str
@@ -42,24 +40,21 @@ class Failure:
     time: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Something that a person who watches should read."""
 
     time: datetime
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class LossAt:
+class LossAt(msgspec.Struct, frozen=True):
     """A point of the curve of the last hours: the mean loss of the steps around that time."""
 
     time: datetime
     loss: float
 
 
-@dataclass(frozen=True, slots=True)
-class WatchStatus:
+class WatchStatus(msgspec.Struct, frozen=True):
     """What the daemon does, as it tells it: once a second while it trains, at once on an event.
 
     `written` is when it last spoke, `phase` what it does between steps. `step` to `seconds_left`
@@ -98,8 +93,7 @@ class WatchStatus:
     events: tuple[Event, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class WatchHealth:
+class WatchHealth(msgspec.Struct, frozen=True):
     """What `mvc watch --status` tells of a repo.
 
     `daemon` is who watches, in words, None where nobody does; `status` what was told last, None

@@ -15,7 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from mvc.store import history
+from mvc.store import messages
 from mvc.types import Commit, Data, Loss, Rate
 
 # Read when torch is imported. A forked child of a torch with threads hangs, and two workers share
@@ -92,7 +92,7 @@ class Line:
         parent = f"refs/heads/{branch}^0" if exists else start
         stream = bytearray()
         for mark, each in enumerate(commits, 1):
-            text = each.message if each.kind == "other" else history.format_message(each)
+            text = each.message if each.kind == "other" else messages.format_message(each)
             who = f"Ada <ada@example.org> {int(each.time.timestamp())} {each.time:%z}"
             data = text.encode()
             stream += f"commit refs/heads/{branch}\nmark :{mark}\ncommitter {who}\n".encode()
@@ -113,7 +113,7 @@ class Line:
 
 def start(when: str) -> Commit:
     """The first commit of a line."""
-    return _made("init", when, message=history.start_subject("tiny", 8))
+    return _made("init", when, message=messages.start_subject("tiny", 8))
 
 
 def batch(number: int, when: str, name: str = "") -> Commit:

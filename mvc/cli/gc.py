@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
 from mvc.cli.context import as_json, here, write
 
@@ -116,7 +117,6 @@ def command(
 
 def _settings(layout: Layout, rules: dict[str, Any]) -> Settings:
     """mvc.toml with the rules that were given as flags."""
-    import msgspec
 
     from mvc.store import config
 
@@ -127,6 +127,6 @@ def _settings(layout: Layout, rules: dict[str, Any]) -> Settings:
             for name, value in rules.items()
             if name.startswith(table) and value is not None and value != ()
         }
-        changed = msgspec.structs.replace(getattr(settings, table), **given)
-        settings = msgspec.structs.replace(settings, **{table: changed})
+        changed = replace(getattr(settings, table), **given)
+        settings = replace(settings, **{table: changed})
     return settings

@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from mvc.daemon.logs import DaemonProgress
 from mvc.errors import LockHeld, MvcError
@@ -41,8 +42,7 @@ _PAGE, _LARGEST_PAGE = 32, 4096
 """Commits read at a time: on most nights a day's, after months without a daemon the whole line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(msgspec.Struct, frozen=True):
     """A day's snapshot and the moment whose state it holds."""
 
     day: str

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-import msgspec
+from msgspec.structs import replace
 
 from mvc.errors import BaseModelError as _BaseModelError
 from mvc.errors import (
@@ -103,7 +103,7 @@ def halved(how: TrainSettings) -> TrainSettings | None:
     parts = 2 if size % 2 == 0 else size
     if size == 1:
         return None
-    return msgspec.structs.replace(
+    return replace(
         how,
         micro_batch_size=size // parts,
         gradient_accumulation_steps=how.gradient_accumulation_steps * parts,

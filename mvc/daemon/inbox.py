@@ -11,11 +11,12 @@ import shlex
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from mvc.daemon.status import plain
 from mvc.errors import MvcError, StoreError, UsageError
@@ -30,8 +31,7 @@ _MOVED_S = 1.0
 _LONGEST_NAME = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(msgspec.Struct, frozen=True):
     """What changes when a file, or anything in a folder, is written to; nanoseconds.
 
     `completed` is when it became what it is: its last byte, or the rename that put it here. It

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -42,8 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
     batches: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Size:
+class _Size(msgspec.Struct, frozen=True):
     """A file as a batch: its steps, also as a fraction, and what may be joined with it."""
 
     num_steps: int

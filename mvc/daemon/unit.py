@@ -11,8 +11,9 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mvc.errors import StoreError, UsageError
 from mvc.store.files import atomic_write
@@ -45,8 +46,7 @@ WantedBy=default.target
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(msgspec.Struct, frozen=True):
     """A unit that may be installed."""
 
     name: str

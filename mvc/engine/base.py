@@ -15,9 +15,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from mvc.engine import code, digest
 from mvc.engine.code import Code
@@ -37,8 +38,7 @@ _FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.py", "model*.safetensors"]
 _KINDS = "a hub id (org/name), a folder, a .gguf file, package:NAME, or smollm2-135m"
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(msgspec.Struct, frozen=True):
     """A base model found on this machine.
 
     `revision` is the hub commit (40 hex digits), else empty; `gguf` the name of the GGUF file in

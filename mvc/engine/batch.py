@@ -10,11 +10,12 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from mvc.engine import base as bases
 from mvc.engine import checkpoint, environment, live, ranks, rng, rows, state
@@ -292,7 +293,7 @@ class Batch:
 
     def move(self, folder: Path) -> None:
         """The batch's run folder is now `folder`."""
-        self.job = msgspec.structs.replace(self.job, run=str(folder))
+        self.job = replace(self.job, run=str(folder))
         if self.last:
             self.last = replace(self.last, folder=self.checkpoints / self.last.folder.name)
 

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -24,8 +23,7 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-([0-9]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True):
     """What a checkpoint holds: its files by hash, and the batch's figures up to its step.
 
     `pending` are the losses since the last logged point: a stop between two logging steps must
@@ -46,8 +44,7 @@ class Manifest:
     gate: Gate | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(msgspec.Struct, frozen=True):
     """A whole checkpoint on disk."""
 
     folder: Path

@@ -12,9 +12,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from mvc.errors import BaseModelError
 
@@ -24,8 +25,7 @@ _USED = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
 _CLASS = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(msgspec.Struct, frozen=True):
     """What a folder's configs would run; nothing where `classes` is empty.
 
     `classes` are as `auto_map` names them (`modeling_x.Model`), `files` the sha256 of every `*.py`

@@ -15,9 +15,10 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
+
+import msgspec
 
 from mvc.errors import DataChanged, DataError, StoreError
 from mvc.types import DataFile
@@ -31,8 +32,7 @@ _UNSUPPORTED = ("tools", "chat_template_kwargs")
 EXPECTED = "`text`, or `messages`, or `prompt` and `completion`"
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
+class Records(msgspec.Struct, frozen=True):
     """The checked records of a data file, all of one kind.
 
     A row of `text` is `{"text": str}`; of `messages`, `{"messages": [{"role", "content"}, ...]}`;

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from mvc.errors import StateError
 from mvc.types import CurvePoint
@@ -20,8 +21,7 @@ _LARGEST = 256 << 20
 _MOST_STEPS = 1 << 50
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
+class Logged(msgspec.Struct, frozen=True):
     """One logged loss; `position` counts the steps of the whole log, from 1."""
 
     position: int
@@ -30,8 +30,7 @@ class Logged:
     grad_norm: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(msgspec.Struct, frozen=True):
     """A state's loss history over `num_steps` optimizer steps.
 
     `num_broken` entries had a loss that is no finite number and are left out.

@@ -13,9 +13,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from mvc.engine import code, foreign_log, state, untrusted
 from mvc.engine.foreign_log import Log
@@ -40,8 +41,7 @@ _DEFAULTS = {"betas": (0.9, 0.999), "eps": 1e-8}
 Stamp = tuple[tuple[str, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
+class Moments(msgspec.Struct, frozen=True):
     """What optimizer.pt says: the class that wrote it, its steps, and its groups' own values.
 
     `num_steps` is the largest count that it keeps for a parameter; 0 where it keeps none.
@@ -52,8 +52,7 @@ class Moments:
     group: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """A state in `folder`, looked at but not yet held against a model.
 
     `moments` is None where training cannot go on from them; `rng` are the files of random state,

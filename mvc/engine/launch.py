@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from mvc.engine import meeting, ranks, team, train
 from mvc.engine.session import Session
@@ -94,9 +95,7 @@ def crew(
         if job.nproc == 1:
             return train.run(job, session, progress, should_stop)
         if not started:
-            how = msgspec.structs.replace(
-                job.settings.launch, nproc=job.nproc // job.nnodes, nnodes=job.nnodes
-            )
+            how = replace(job.settings.launch, nproc=job.nproc // job.nnodes, nnodes=job.nnodes)
             started.append(_Torchrun(how, 0, Path(job.root), should_stop))
         return started[0].run(job, progress, should_stop)
 

@@ -11,9 +11,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
 
 from mvc.engine import fsdp, state
 from mvc.errors import TrainingFailed
@@ -28,8 +30,7 @@ Carried = tuple[tuple[str, bytes], ...]
 """Files that training does not change (the tokenizer's), by name."""
 
 
-@dataclass(frozen=True)
-class LiveState:
+class LiveState(msgspec.Struct, frozen=True):
     """All of a state but the random states of the ranks and the batch's own log.
 
     `adapter` holds the tensors by PEFT's names, `adapter_config` the bytes of its file,

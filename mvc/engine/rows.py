@@ -12,9 +12,10 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from mvc.engine.files import Records
 from mvc.errors import BaseModelError, ConfigError, DataError, MvcError
@@ -27,8 +28,7 @@ IGNORED = -100
 """The label of a token that no loss is computed on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """A batch as it is trained, one pass, before the order.
 
     `input_ids` and `labels` are lists of equal lengths, at most `max_length`; `seq_lengths` the

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class Warm:
+class Warm(msgspec.Struct, frozen=True):
     """What a batch leaves in memory for the next one, beside the adapter on the base.
 
     `optimizer` is its `state_dict()`, `parameters` what the positions in it mean, `rng` the random

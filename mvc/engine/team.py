@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from mvc import errors
 from mvc.engine import checkpoint, ranks, train
@@ -252,8 +253,8 @@ def _at_hand(job: train.Job, token: str, progress: Progress) -> Iterator[train.J
         gate = job.gate
         if gate:
             held_out = str(folder / "gate" / Path(gate.data).name)
-            gate = msgspec.structs.replace(gate, data=held_out)
-        yield msgspec.structs.replace(
+            gate = replace(gate, data=held_out)
+        yield replace(
             job,
             data=str(folder / "data" / Path(job.data).name),
             state=str(folder / "state"),

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from mvc.engine import checkpoint, rows, schedule
 from mvc.engine.batch import Batch, Settle
@@ -67,7 +68,7 @@ class Job(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         """What a checkpoint of this batch belongs to."""
-        how = msgspec.structs.replace(self.settings.train, checkpoint_steps=0)
+        how = replace(self.settings.train, checkpoint_steps=0)
         shape = msgspec.json.encode((self.settings.base.digest, self.settings.lora, how)).decode()
         parts = [self.parent, self.data_md5, self.adapter_md5, str(self.nproc), shape]
         parts += [msgspec.json.encode(self.fsdp).decode()] if self.fsdp else []

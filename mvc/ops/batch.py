@@ -7,13 +7,13 @@ steps between the two are the engine's; who calls them, `mvc train` or the daemo
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from mvc.errors import ConfigError, DataError, RepoError
 from mvc.ops import given_up, record, run
@@ -26,6 +26,7 @@ from mvc.store import (
     history,
     layout,
     manifest,
+    messages,
     objects,
     pointers,
     user,
@@ -52,8 +53,7 @@ if TYPE_CHECKING:
 ADAPTER = "adapter_model.safetensors"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """The end of a line, where the next batch goes on.
 
     `head` is the commit, with the counters that belong to its state; `branch` is None on a
@@ -69,8 +69,7 @@ class Line:
     next_batch: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(msgspec.Struct, frozen=True):
     """A batch whose run folder is made: `copied` are its data files there, hashed."""
 
     line: Line
@@ -203,7 +202,7 @@ def commit(
     made = workspace.promote(
         at,
         workspace.NewCommit(
-            message=history.format_message(new, begun.message),
+            message=messages.format_message(new, begun.message),
             files={
                 layout.CONFIG: line.config_text,
                 layout.DVC_YAML: record.DVC_YAML,
@@ -248,7 +247,7 @@ def _gate(at: Layout, line: Line) -> GateJob | None:
         bound=wanted.bound,
     )
     if known and (known.metric, known.md5) == (job.metric, job.key) and isfinite(known.value):
-        return msgspec.structs.replace(job, before=known.value)
+        return replace(job, before=known.value)
     return job
 
 
@@ -330,7 +329,7 @@ def _commit_of(at: Layout, begun: Begun, result: TrainResult, now: datetime | No
         warnings=result.warnings,
         gate=result.gate,
     )
-    return replace(new, message=history.batch_subject(new))
+    return replace(new, message=messages.batch_subject(new))
 
 
 def _new_branch(at: Layout, head: Commit) -> str:

@@ -10,7 +10,7 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
+from msgspec.structs import replace
 
 from mvc.errors import RepoError, StoreError
 from mvc.ops import given_up
@@ -114,4 +114,4 @@ def _settings(at: Layout, commit: str) -> Settings:
     text = history.file_at(at.root, commit, layout.CONFIG) or b""
     then, here = config.parse(text.decode(), f"mvc.toml of {commit[:10]}"), config.load(at)
     same = then.base.digest == here.base.digest
-    return msgspec.structs.replace(then, base=here.base) if same else then
+    return replace(then, base=here.base) if same else then

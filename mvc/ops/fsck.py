@@ -7,7 +7,9 @@ is brought from the other (`mend`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from mvc.errors import MvcError, ObjectCorrupt, ObjectMissing
 from mvc.keeping import State

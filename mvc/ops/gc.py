@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+
+import msgspec
+from msgspec.structs import replace
 
 from mvc.errors import MissingExtra, ObjectMissing, RemoteError, RepoError
 from mvc.keeping import (
@@ -39,8 +41,7 @@ WAIT_S = 60.0
 """How long a short hold of the lock waits for another writer (a commit, a push)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """A plan with the objects that it is about.
 
     `going` leave the cache, `leaving` a remote by its name: files first, folders' lists last, so

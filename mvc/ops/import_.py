@@ -11,17 +11,18 @@ import filecmp
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, time, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from mvc.errors import ConfigError, DataError, RepoError
 from mvc.ops import new_repo, record
 from mvc.ops.snapshot import pin
 from mvc.settings import BaseSettings
 from mvc.sharing import ImportResult
-from mvc.store import config, history, layout, objects, workspace
+from mvc.store import config, history, layout, messages, objects, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Commit, CurvePoint, FileDigest, Loss, Progress, Rate
@@ -38,8 +39,7 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _NIGHT = time(3)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """A folder that becomes a commit; `day` is the snapshot that it was."""
 
     folder: Path
@@ -248,7 +248,7 @@ def _commit(
         state = objects.store_folder(at, folder, files, layout.STATE, meta)
         written += files
         made = workspace.NewCommit(
-            message=history.format_message(commit),
+            message=messages.format_message(commit),
             files=first
             | {layout.METRICS: record.metrics(commit), layout.CURVE: record.curve_csv(curve)},
             pointers=(state,),

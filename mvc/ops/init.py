@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mvc.ops import new_repo, record
 from mvc.settings import BaseSettings
-from mvc.store import config, history, layout, objects, workspace
+from mvc.store import config, history, layout, messages, objects, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Commit, InitResult, Progress
@@ -78,10 +78,10 @@ def _build(
         kind="init",
         batch=0,
         time=when,
-        message=history.start_subject(settings.base.model, settings.lora.r),
+        message=messages.start_subject(settings.base.model, settings.lora.r),
     )
     new = workspace.NewCommit(
-        message=history.format_message(start),
+        message=messages.format_message(start),
         files=new_repo.first_files(at, text)
         | {layout.METRICS: record.metrics(start), layout.CURVE: record.curve_csv(())},
         pointers=(state,),

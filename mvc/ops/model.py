@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from mvc.store.layout import Layout
 from mvc.types import SILENT, Progress, ShouldStop, never_stop
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(msgspec.Struct, frozen=True):
     """A model repo. Methods are the verbs of the command line and raise the same errors."""
 
     layout: Layout

@@ -10,8 +10,9 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mvc.errors import ConfigError, RepoError
 from mvc.ops import record
@@ -22,8 +23,7 @@ from mvc.store.layout import Layout
 _IGNORED = (layout.STATE, layout.BATCH, layout.LOGS, layout.PRIVATE)
 
 
-@dataclass(frozen=True, slots=True)
-class Pinned:
+class Pinned(msgspec.Struct, frozen=True):
     """A base as mvc.toml names it, and the digest of its code that may run (empty for none)."""
 
     settings: BaseSettings

@@ -10,8 +10,9 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
+
+from msgspec.structs import asdict
 
 from mvc.types import Commit, CurvePoint, FileDigest, Pointer
 

@@ -10,7 +10,7 @@ from mvc.errors import RepoError
 from mvc.ops import run
 from mvc.ops.revision import made_by_mvc
 from mvc.sharing import Remote
-from mvc.store import config, history, places, remotes, workspace
+from mvc.store import config, history, messages, places, remotes, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Commit, Progress
@@ -142,7 +142,7 @@ def _commit(at: Layout, head: str, branch: str, subject: str, now: datetime | No
     workspace.promote(
         at,
         workspace.NewCommit(
-            message=history.format_message(new),
+            message=messages.format_message(new),
             files={DVC_CONFIG: text},
             pointers=(),
             parent=head,

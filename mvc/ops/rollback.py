@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from mvc.errors import RepoError
 from mvc.ops import given_up, record
 from mvc.ops.checkout import refuse_dirty
 from mvc.ops.revision import batch_at, made_by_mvc, resolve, state_at
 from mvc.ops.verify import require_trusted
-from mvc.store import config, history, layout, manifest, objects, pointers, workspace
+from mvc.store import config, history, layout, manifest, messages, objects, pointers, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, CheckoutResult, Commit, Progress
@@ -71,7 +72,7 @@ def rollback(
             kind="rollback",
             batch=None,
             time=now or datetime.now(config.zone(settings)),
-            message=history.rollback_subject(target),
+            message=messages.rollback_subject(target),
             lifetime_step=made.lifetime_step,
             rollback_to=target.commit,
         )
@@ -84,7 +85,7 @@ def rollback(
         commit = workspace.promote(
             at,
             workspace.NewCommit(
-                message=history.format_message(new, message),
+                message=messages.format_message(new, message),
                 files=files,
                 pointers=(state,) if batch is None else (state, batch),
                 parent=head,

@@ -12,12 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
+from msgspec.structs import replace
 
 from mvc.errors import Interrupted, LockHeld, MvcError, RepoError, TrainingFailed
 from mvc.ops import batch, run
@@ -243,7 +242,7 @@ class Stream:
         if self._flying is not None and self._flying[1].done():
             self.wait()
         settings, text = config.load(self.at), self.at.config.read_bytes()
-        wanted = settings if how is None else msgspec.structs.replace(settings, train=how)
+        wanted = settings if how is None else replace(settings, train=how)
         if self._end is not None and self._session.is_warm(wanted):
             config.check_line(settings, self._end.settings)
             return replace(self._end, settings=wanted, config_text=text)
@@ -296,7 +295,7 @@ class Stream:
         self.wait()
         assert self._end is not None
         head, adapter = self._end.head.commit, self._end.adapter_md5
-        settled = msgspec.structs.replace(job, parent=head, adapter_md5=adapter)
+        settled = replace(job, parent=head, adapter_md5=adapter)
         run.settle(self.at, head, settled.key)
         return settled
 

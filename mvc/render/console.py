@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console, RenderableType
 from rich.text import Text
+
+if TYPE_CHECKING:  # where there is no terminal, it is not needed, and takes 6 ms to import
+    from rich.console import Console, RenderableType
 
 
 def console(file: TextIO) -> Console:
@@ -18,6 +20,8 @@ def console(file: TextIO) -> Console:
 
     NO_COLOR (any value but empty) removes every escape sequence, not only the colours.
     """
+    from rich.console import Console
+
     return Console(
         file=file,
         markup=False,
@@ -35,10 +39,12 @@ def width() -> int | None:
 
 def show(*parts: RenderableType) -> None:
     """Print to stdout; lines are never wrapped where a pipe or a file receives them."""
-    out = console(sys.stdout)
-    if not out.is_terminal and all(isinstance(part, Text) for part in parts):
+    asked = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    plain = not (asked or sys.stdout.isatty()) or not (out := console(sys.stdout)).is_terminal
+    if plain and all(isinstance(part, Text) for part in parts):
         # what rich would write, without a millisecond for each line
         sys.stdout.write("".join(f"{part}\n" for part in parts))
         return
+    out = console(sys.stdout)
     for part in parts:
         out.print(part, soft_wrap=not out.is_terminal)

@@ -7,7 +7,6 @@ setting does is the engine's. Refuses anything that it does not know: an unknown
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
+from msgspec.structs import asdict
 
 from mvc.errors import ConfigError, UsageError
 from mvc.settings import HORIZON_SCHEDULES, BaseSettings, Settings
@@ -106,7 +106,7 @@ def new_text(base: BaseSettings, sets: Sequence[str] = ()) -> str:
     import tomlkit
 
     document: Any = tomlkit.parse(TEMPLATE)
-    document["base"].update(msgspec.structs.asdict(base))
+    document["base"].update(asdict(base))
     text = set_values(tomlkit.dumps(document), sets)
     parse(text)
     return text
@@ -283,7 +283,9 @@ def _explain(said: str, text: str, name: str, error: Exception) -> NoReturn:
 
 
 def _nearest(dotted: str) -> str:
-    close = difflib.get_close_matches(dotted, [*_KEYS, *_TABLES], n=1, cutoff=0.6)
+    from difflib import get_close_matches
+
+    close = get_close_matches(dotted, [*_KEYS, *_TABLES], n=1, cutoff=0.6)
     # A key under no table or the wrong one is nearer than spelling can tell.
     close = [key for key in _KEYS if key.split(".")[1] == dotted.split(".")[-1]][:1] or close
     if close:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 
 from mvc.errors import StoreError
 
@@ -25,6 +26,8 @@ _ENV = {
 # core.fsync defaults to leaving loose objects unsynced; a commit must survive a power cut
 # (git-config(1), core.fsync).
 _DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync", "-c", "gc.auto=0")
+
+_PIECE = 1 << 16
 
 NO_ROOM = "(the disk is full)"
 _ROOM_BYTES = 64 * 1024
@@ -66,10 +69,47 @@ def read_bytes(root: Path, *args: str, stdin: bytes | None = None) -> bytes:
             check=False,
         )
     except FileNotFoundError as error:
-        raise StoreError("git is not installed", "install git, version 2.36 or newer") from error
+        raise _no_git() from error
     if done.returncode:
         raise GitFailed(args, done.returncode, done.stderr.decode(errors="replace"))
     return done.stdout
+
+
+def read_cells(root: Path, *args: str) -> Iterator[str]:
+    """What a reading git command prints, cut at each NUL, while it still prints.
+
+    Raises:
+        GitFailed: git ended with a non-zero exit code.
+        StoreError: there is no git on this machine.
+    """
+    try:
+        process = subprocess.Popen(
+            ["git", *args],
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(None),
+        )
+    except FileNotFoundError as error:
+        raise _no_git() from error
+    assert process.stdout is not None and process.stderr is not None
+    said: list[bytes] = []
+    # A git with more to complain of than a pipe holds would wait for a reader of it.
+    listener = Thread(target=lambda pipe: said.append(pipe.read()), args=(process.stderr,))
+    with process:
+        listener.start()
+        rest = b""
+        while piece := process.stdout.read1(_PIECE):  # type: ignore[attr-defined]
+            *cells, rest = (rest + piece).split(b"\0")
+            yield from (cell.decode(errors="replace") for cell in cells)
+        listener.join()
+    if process.returncode:
+        raise GitFailed(args, process.returncode, b"".join(said).decode(errors="replace"))
+
+
+def _no_git() -> StoreError:
+    return StoreError("git is not installed", "install git, version 2.36 or newer")
 
 
 def read(root: Path, *args: str) -> str:

@@ -1,50 +1,24 @@
-"""The line of commits: what a commit's message says, written and read back.
+"""The line of commits: every reading walk over them, each of them one `git log`.
 
-Owns the message format (subject, the user's words, trailers) and every reading walk over commits,
-each of them one `git log`. Refuses to create commits (`workspace`) or to understand what a user
-calls one (`revisions`).
-
-    Batch 12: day-03.jsonl, loss 2.31 -> 2.10
-
-    what the user said with --message
-
-    Kind: batch
-    Batch: 12
-    ...
-
-Only the last paragraph holds trailers, so the user's words above cannot pass for them.
+What a commit's message says is `messages`'. Refuses to create commits (`workspace`) or to
+understand what a user calls one (`revisions`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from mvc.errors import RepoError, RevisionNotFound
 from mvc.store import git
 from mvc.store.layout import SNAPSHOT_PREFIX, day_of
-from mvc.types import Commit, Data, Gate, Kind, Loss, Rate, Snapshot
-from mvc.version import VERSION
+from mvc.store.messages import parse_message
+from mvc.types import Commit, Snapshot
 
-CURVE_POINTS = 32
-
-_FORGED = re.compile(
-    r"(kind|batch|data|data-md5|rows|tokens|steps|lifetime-step|loss-\w+|rate-\w+|seconds|"
-    r"rollback-to|gate|warning|mvc-version)\s*:",
-    re.IGNORECASE,
-)
-# What would break a line, steer a terminal, or not survive UTF-8; the backslash begins an escape.
-_UNSAFE = re.compile(
-    "[\\\\\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|^ | $"
-)
 _TAGS = "refs/tags/"
-_HASH = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _HEADS = "refs/heads/"
-_KINDS = frozenset(get_args(Kind))
 
 _LOG = (
     "log",
@@ -61,97 +35,6 @@ _LOG = (
 _FIELDS = 5
 # `effective_line` mostly ends early; a year of batches every ten minutes is 52,000 commits.
 _FIRST, _CHUNK = 16, 512
-
-
-# --- writing ------------------------------------------------------------------------------------
-
-
-def start_subject(base: str, r: int) -> str:
-    """The subject of a line's first commit: `Start: smollm2-135m, LoRA r=16`."""
-    return f"Start: {_escape(base)}, LoRA r={r}"
-
-
-def batch_subject(commit: Commit) -> str:
-    """The subject of a batch: `Batch 12: day-03.jsonl, loss 2.31 -> 2.10`."""
-    name = f": {_escape(commit.data.name)}" if commit.data else ""
-    loss = f", loss {commit.loss.first:.2f} -> {commit.loss.last:.2f}" if commit.loss else ""
-    return f"Batch {commit.batch}{name}{loss}"
-
-
-def rollback_subject(target: Commit) -> str:
-    """The subject of a rollback to `target`: `Roll back to @2 (abc1234567)`."""
-    number = 0 if target.kind == "init" else target.batch
-    return f"Roll back to {target.short if number is None else f'@{number} ({target.short})'}"
-
-
-def format_message(commit: Commit, body: str | None = None) -> str:
-    """The whole commit message: subject, body, trailers; `log` reads it back.
-
-    Numbers are written so that they read back exactly, but for the curve: it is thinned to 32
-    points of 4 significant digits, the means of equal stretches.
-
-    Args:
-        commit: What to say. Hash, parents, time, branches and snapshots are git's and ignored.
-            The first line of `message` is the subject, the rest the body; an empty `message` is
-            a batch's usual subject.
-        body: The user's own words, instead of those in `commit.message`. Lines that look like a
-            trailer are indented.
-    """
-    subject, _, rest = commit.message.partition("\n")
-    words = _body(rest if body is None else body)
-    pairs: list[tuple[str, object]] = [("Kind", commit.kind), ("Batch", commit.batch)]
-    if commit.data:
-        pairs += [
-            ("Data", _escape(commit.data.name)),
-            ("Data-MD5", commit.data.md5),
-            ("Rows", commit.data.rows),
-            ("Tokens", commit.data.tokens),
-        ]
-    pairs += [("Steps", commit.steps), ("Lifetime-Step", commit.lifetime_step)]
-    if loss := commit.loss:
-        pairs += [("Loss-First", loss.first), ("Loss-Last", loss.last), ("Loss-Mean", loss.mean)]
-    if commit.curve:
-        pairs.append(("Loss-Curve", " ".join(f"{loss:.4g}" for loss in _thin(commit.curve))))
-    if rate := commit.learning_rate:
-        pairs += [("Rate-First", rate.first), ("Rate-Last", rate.last)]
-    if gate := commit.gate:
-        pairs.append(("Gate", f"{gate.metric} {gate.value} {gate.md5}"))
-    pairs += [("Seconds", commit.seconds), ("Rollback-To", commit.rollback_to)]
-    pairs += [("Warning", _escape(warning)) for warning in commit.warnings]
-    pairs.append(("Mvc-Version", VERSION))
-    trailers = "\n".join(f"{key}: {value}" for key, value in pairs if value is not None)
-    # str(float) is its shortest exact form, as repr is.
-    head = _visible(subject.strip()) or batch_subject(commit)
-    return "\n\n".join(part for part in (head, words, trailers) if part) + "\n"
-
-
-def _escape(text: str) -> str:
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), text)
-
-
-def _visible(text: str) -> str:
-    """Control characters as escapes; unlike `_escape` it may be applied twice."""
-    return _UNSAFE.sub(lambda found: found[0] if found[0] in "\\ " else _escape(found[0]), text)
-
-
-def _body(text: str) -> str:
-    """The user's words: lines kept, control characters visible, no line that forges a trailer."""
-    lines = [_visible(line.replace("\t", "    ").rstrip()) for line in text.splitlines()]
-    return "\n".join(f"    {line}" if _FORGED.match(line) else line for line in lines).strip("\n")
-
-
-def _thin(curve: Sequence[float]) -> list[float]:
-    """At most 32 points: the means of stretches that differ by one point in length at most."""
-    count = min(CURVE_POINTS, len(curve))
-    edges = [index * len(curve) // count for index in range(count + 1)]
-    return [sum(curve[start:end]) / (end - start) for start, end in pairwise(edges)]
-
-
-# --- reading ------------------------------------------------------------------------------------
 
 
 def log(
@@ -299,7 +182,8 @@ def snapshots(root: Path, day: str = "") -> list[Snapshot]:
 
 def _log(root: Path, rev: str, *args: str) -> list[Commit]:
     try:
-        told = git.read_bytes(root, *_LOG, *args)
+        cells = git.read_cells(root, *_LOG, *args)
+        return [_read(*fields) for fields in zip(*[cells] * _FIELDS, strict=False)]
     except git.GitFailed as error:
         if "not a git repository" in error.stderr:
             raise RepoError(
@@ -308,8 +192,6 @@ def _log(root: Path, rev: str, *args: str) -> list[Commit]:
         if "bad revision" in error.stderr or "bad object" in error.stderr:
             raise _not_found(rev) from error
         raise
-    cells = told.decode(errors="replace").split("\0")
-    return [_read(*cells[start : start + _FIELDS]) for start in range(0, len(cells) - 1, _FIELDS)]
 
 
 def _not_found(rev: str) -> RevisionNotFound:
@@ -323,7 +205,7 @@ def _not_found(rev: str) -> RevisionNotFound:
 
 
 def _read(hash_: str, parents: str, when: str, refs: str, text: str) -> Commit:
-    names = [ref.removeprefix("HEAD -> ").removeprefix("tag: ") for ref in refs.split(", ")]
+    names = [ref.removeprefix("HEAD -> ").removeprefix("tag: ") for ref in refs.split(", ") if ref]
     gits: dict[str, Any] = {
         "commit": hash_,
         "parents": tuple(parents.split()),
@@ -334,8 +216,8 @@ def _read(hash_: str, parents: str, when: str, refs: str, text: str) -> Commit:
     }
     message = text.strip()
     try:
-        return _with_trailers(gits, message)
-    except (ValueError, KeyError):
+        return parse_message(gits, message)
+    except ValueError:  # msgspec's too
         # Made by another hand: shown as any other commit is.
         return Commit(**gits, kind="other", batch=None, message=message)
 
@@ -346,45 +228,3 @@ def _time(told: str) -> datetime:
     except ValueError:
         # git stores any number as a date; one such commit must not hide the others.
         return datetime.fromtimestamp(0, UTC)
-
-
-def _with_trailers(gits: dict[str, Any], text: str) -> Commit:
-    message, _, tail = text.rpartition("\n\n")
-    pairs = [line.partition(": ") for line in tail.split("\n")]
-    said = {key: value for key, _, value in pairs}
-    if not message or said["Kind"] not in _KINDS:
-        raise ValueError
-    if "Rollback-To" in said and not _HASH.fullmatch(said["Rollback-To"]):
-        raise ValueError
-    return Commit(
-        **gits,
-        kind=cast(Kind, said["Kind"]),
-        batch=int(said["Batch"]) if "Batch" in said else None,
-        message=message,
-        data=Data(
-            name=_unescape(said["Data"]),
-            md5=said["Data-MD5"],
-            rows=int(said["Rows"]),
-            tokens=int(said["Tokens"]),
-        )
-        if "Data" in said
-        else None,
-        steps=int(said["Steps"]),
-        lifetime_step=int(said["Lifetime-Step"]),
-        loss=Loss(*(float(said[f"Loss-{which}"]) for which in ("First", "Last", "Mean")))
-        if "Loss-First" in said
-        else None,
-        learning_rate=Rate(float(said["Rate-First"]), float(said["Rate-Last"]))
-        if "Rate-First" in said
-        else None,
-        seconds=float(said["Seconds"]) if "Seconds" in said else None,
-        curve=tuple(map(float, said.get("Loss-Curve", "").split())),
-        rollback_to=said.get("Rollback-To"),
-        gate=_gate(said["Gate"]) if "Gate" in said else None,
-        warnings=tuple(_unescape(value) for key, _, value in pairs if key == "Warning"),
-    )
-
-
-def _gate(told: str) -> Gate:
-    metric, value, md5 = told.split(" ")
-    return Gate(metric, float(value), md5)

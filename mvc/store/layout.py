@@ -5,9 +5,10 @@ Owns names and paths, and finding the repo from a folder inside it. Reads no con
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+
+import msgspec
 
 from mvc.errors import RepoError
 
@@ -37,8 +38,7 @@ def day_of(tag: str) -> str | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """The paths of the model repo at `root`."""
 
     root: Path

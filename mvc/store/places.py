@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mvc.errors import RemoteError
 from mvc.store import foreign, git, remotes, user
@@ -92,8 +93,7 @@ def configuration(layout: Layout, name: str) -> Any:
     return config.validate(merged)
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """Another place than this machine's, that a commit records; all of it may be shown.
 
     `command` is what makes this machine use `there`.

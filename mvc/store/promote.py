@@ -12,11 +12,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+import msgspec
 import psutil
+from msgspec.structs import replace
 
 from mvc.errors import StoreError
 from mvc.operations import Move
@@ -31,8 +32,7 @@ from mvc.types import Pointer
 _NONE = "0" * 40
 
 
-@dataclass(frozen=True, slots=True)
-class NewCommit:
+class NewCommit(msgspec.Struct, frozen=True):
     """A commit to make.
 
     `files` are tracked files by path (None: not in this commit), `pointers` the stored folders,

@@ -13,8 +13,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mvc.errors import RemoteError
 from mvc.store import git, signatures, user
@@ -42,8 +43,7 @@ class Rejected(RemoteError):
     """The remote's refs moved since they were looked at; nothing was changed there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """What a look at the remote's refs found.
 
     `new_snapshots` (tags, `snapshot/DAY`) came with it, `differing` are on both sides with

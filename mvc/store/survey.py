@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import msgspec
+
 from mvc.errors import MvcError, ObjectMissing, RevisionNotFound, StoreError
 from mvc.keeping import Part, State
 from mvc.store import collected, git, history, pointers, refs, remotes, tips
@@ -49,8 +51,7 @@ def part(folder: str, path: str) -> Part:
     return "moments" if name.suffix in _MOMENTS else "small"
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(msgspec.Struct, frozen=True):
     """A stored folder of a commit: its list of files, and the files (path, md5).
 
     `files` is None where the list is not here.

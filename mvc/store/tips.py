@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from mvc.errors import StoreError
 from mvc.store import git
@@ -25,8 +26,7 @@ _ENTRY = re.compile(r"([0-9a-f]{40,64}) ([0-9a-f]{40,64}) [^\t\n]*> (\d+) [+-]\d
 _FORM = "--format=%(refname)%00%(objectname)%00%(*objectname)%00%(objecttype)%00%(*objecttype)"
 
 
-@dataclass(frozen=True, slots=True)
-class Tips:
+class Tips(msgspec.Struct, frozen=True):
     """What the refs name.
 
     `commits` are those of refs by their full name, of `HEAD`, and of `HEAD of FOLDER` where there

@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+import msgspec
 
 from mvc.errors import StoreError
 from mvc.store import git, objects, pointers
@@ -25,8 +26,7 @@ _GONE = "0" * 40
 _FULL_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One tracked path that differs between two commits; an empty blob means: not there."""
 
     path: str

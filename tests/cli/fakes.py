@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mvc.store import history
+from mvc.store import messages
 from mvc.types import Commit
 from tests.render import samples as s
 
@@ -50,7 +50,7 @@ def commit(root: Path, like: Commit, files: dict[str, str]) -> str:
     git(root, "add", "-A")
     when = like.time.isoformat()
     env = {"GIT_COMMITTER_DATE": when, "GIT_AUTHOR_DATE": when}
-    message = history.format_message(like)
+    message = messages.format_message(like)
     git(root, "commit", "--allow-empty", "-q", "-F", "-", stdin=message, **env)
     return git(root, "rev-parse", "HEAD")
 
@@ -77,7 +77,7 @@ def line_repo(root: Path) -> Path:
         if sample is s.TWO:
             git(root, "tag", "-a", "-m", "a good day", "snapshot/2026-11-20")
             two = sha
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     commit(root, replace(s.ROLLBACK, rollback_to=two), {})
     commit(root, replace(s.FOUR, batch=4), {})
@@ -90,7 +90,7 @@ def long_repo(root: Path, num: int) -> Path:
     stream = ["commit refs/heads/main\n"]
     for i in range(1, num + 1):
         like = s.batch(i, 3.0, 2.9, time=s.ONE.time + timedelta(minutes=10 * i))
-        text = history.format_message(like)
+        text = messages.format_message(like)
         stamp = f"A <a@b.c> {int(like.time.timestamp())} +0100"
         stream.append(f"{'' if i == 1 else 'commit refs/heads/main' + chr(10)}committer {stamp}\n")
         stream.append(f"data {len(text.encode())}\n{text}\n")

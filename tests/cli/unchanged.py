@@ -11,11 +11,12 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from mvc.cli import main as boundary
 from tests.ops.conftest import SETS, write_batch
@@ -27,8 +28,7 @@ _LONGEST_ERROR = 2000
 _NOTES = (".mvc/lock", ".mvc/batches.json", ".dvc/tmp", ".git/index")
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(msgspec.Struct, frozen=True):
     """A model repo with one batch, the base model it stands on, and data for the next batch."""
 
     root: Path
@@ -36,8 +36,7 @@ class Model:
     good: Path
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """What a command answered."""
 
     status: int

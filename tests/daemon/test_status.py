@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import threading
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mvc.daemon import status
 from mvc.daemon.status import Board, Curve, health

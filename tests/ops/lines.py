@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from mvc.ops import clone, push, record, remote
 from mvc.settings import BaseSettings
-from mvc.store import config, history, layout, objects, workspace
+from mvc.store import config, history, layout, messages, objects, workspace
 from mvc.store.git import cat
 from mvc.store.layout import Layout
 from mvc.types import Commit, Data, Loss, Rate
@@ -90,7 +90,7 @@ def commit(at: Layout, seed: int, name: str = "") -> str:
             curve=(3.0, 2.0),
         )
     else:
-        new = Commit("", (), "init", 0, when, history.start_subject(name, 4))
+        new = Commit("", (), "init", 0, when, messages.start_subject(name, 4))
     tracked: dict[str, bytes | None] = {
         layout.METRICS: record.metrics(new),
         layout.CURVE: record.curve_csv(()),
@@ -102,7 +102,7 @@ def commit(at: Layout, seed: int, name: str = "") -> str:
         tracked[layout.CONFIG] = config.new_text(BaseSettings(model=name)).encode()
         tracked[layout.DVC_YAML] = record.DVC_YAML
     made = workspace.NewCommit(
-        history.format_message(new), tracked, tuple(pointers), parent, branch or "from-x", when
+        messages.format_message(new), tracked, tuple(pointers), parent, branch or "from-x", when
     )
     return workspace.promote(at, made)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from mvc.ops import clone, push, remote
 from mvc.store.layout import Layout
@@ -20,8 +21,7 @@ from tests.wire import Relay
 __all__ = ["place", "relay", "s3", "server", "sshd"]
 
 
-@dataclass
-class Place:
+class Place(msgspec.Struct):
     """A remote: its git URL and folder, its objects, the server, and what must stay secret."""
 
     git: str

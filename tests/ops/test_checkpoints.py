@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
 from itertools import count
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from mvc.engine import checkpoint
 from mvc.engine.checkpoint import MANIFEST, Checkpoint, Manifest
@@ -126,8 +126,7 @@ def test_what_was_half_written_does_not_count(tmp_path: Path) -> None:
 # --- going on from one --------------------------------------------------------------------------
 
 
-@dataclass
-class Line:
+class Line(msgspec.Struct):
     """A model repo with one batch, its second one's file, and the bits that that one leads to."""
 
     at: Layout

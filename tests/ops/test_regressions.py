@@ -12,12 +12,12 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from mvc.engine import checkpoint
 from mvc.engine.state import load_torch
@@ -30,8 +30,7 @@ NUM_STEPS = 4
 CARRIED = ("optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth")
 
 
-@dataclass
-class OldBatch:
+class OldBatch(msgspec.Struct):
     """What one batch of an old recipe did."""
 
     folder: Path

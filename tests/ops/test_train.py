@@ -6,11 +6,11 @@ goes on from whatever HEAD is. What is refused is in test_train_refused.py.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -245,7 +245,7 @@ def test_a_dry_run_says_what_the_batch_would_be_and_changes_nothing(
     assert plan.num_steps == result.commit.steps == 4
     assert plan.num_rows == result.commit.data.rows == 8
     assert plan.num_tokens == result.commit.data.tokens
-    assert dataclasses.asdict(plan)["passes"] == 1
+    assert msgspec.structs.asdict(plan)["passes"] == 1
 
 
 @pytest.mark.slow

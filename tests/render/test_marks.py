@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from mvc.render.marks import before, jump, marks, rolled_back
 from mvc.types import Commit, Loss, Rate

@@ -6,9 +6,9 @@ import io
 import itertools
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console, RenderableType
 from syrupy.assertion import SnapshotAssertion
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import time
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 from syrupy.assertion import SnapshotAssertion
 
 from mvc.render import watch

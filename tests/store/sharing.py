@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from mvc.ops import record
 from mvc.sharing import Wanted
@@ -81,8 +82,7 @@ def cached(layout: Layout) -> dict[str, bytes]:
     }
 
 
-@dataclass
-class Bytes:
+class Bytes(msgspec.Struct):
     """A remote's content behind its protocol's back: what is there, and how to damage it."""
 
     url: str
@@ -149,8 +149,7 @@ def local(tmp_path: Path) -> Bytes:
     return in_folder(tmp_path / "data", str(tmp_path / "data"), {})
 
 
-@dataclass
-class Pair:
+class Pair(msgspec.Struct):
     """Clone A with commits and all objects, clone B with the commits alone."""
 
     a: Layout

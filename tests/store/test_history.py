@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mvc.errors import RepoError, RevisionNotFound
-from mvc.store import history
+from mvc.store import history, messages
 from mvc.types import Commit, Data, Gate, Loss, Rate
 from tests.conftest import Line, batch, rollback, start
 
@@ -34,7 +34,7 @@ def told(commits: list[Commit]) -> list[tuple[str, int | None]]:
 
 
 def test_the_message_for_people() -> None:
-    lines = history.format_message(batch(12, DAY.format(1)), "Of the night.\n\nAll new.").split(
+    lines = messages.format_message(batch(12, DAY.format(1)), "Of the night.\n\nAll new.").split(
         "\n"
     )
     assert lines[:6] == [
@@ -67,12 +67,12 @@ def test_the_message_for_people() -> None:
 
 
 def test_subjects() -> None:
-    assert history.start_subject("smollm2-135m", 16) == "Start: smollm2-135m, LoRA r=16"
+    assert messages.start_subject("smollm2-135m", 16) == "Start: smollm2-135m, LoRA r=16"
     target = replace(batch(2, DAY.format(1)), commit="abc1234567" + "0" * 30)
-    assert history.rollback_subject(target) == "Roll back to @2 (abc1234567)"
+    assert messages.rollback_subject(target) == "Roll back to @2 (abc1234567)"
     begun = replace(start(DAY.format(1)), commit="abc1234567" + "0" * 30)
-    assert history.rollback_subject(begun) == "Roll back to @0 (abc1234567)"
-    assert history.rollback_subject(replace(target, kind="other", batch=None)) == (
+    assert messages.rollback_subject(begun) == "Roll back to @0 (abc1234567)"
+    assert messages.rollback_subject(replace(target, kind="other", batch=None)) == (
         "Roll back to abc1234567"
     )
 
@@ -119,12 +119,12 @@ BATCHES = st.builds(
 @settings(max_examples=60)
 @given(commit=BATCHES, body=WORDS)
 def test_what_is_written_reads_back(commit: Commit, body: str) -> None:
-    text = history.format_message(commit, body)
+    text = messages.format_message(commit, body)
     when = commit.time.isoformat()
     found = history._read("f" * 40, "", when, "", text)
     assert replace(found, commit="", message="") == commit
     # What was read is written in the same words again.
-    assert history.format_message(found) == text
+    assert messages.format_message(found) == text
     text.encode()
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f]", text)
 
@@ -135,7 +135,7 @@ def test_git_keeps_it(
     tmp_path_factory: pytest.TempPathFactory, commits: list[Commit], body: str
 ) -> None:
     line = Line(tmp_path_factory.mktemp("kept") / "line")
-    texts = [history.format_message(each, body) for each in commits]
+    texts = [messages.format_message(each, body) for each in commits]
     line.add(
         *(
             replace(each, kind="other", message=text)
@@ -143,7 +143,7 @@ def test_git_keeps_it(
         )
     )
     found = list(reversed(history.log(line.root)))
-    assert [history.format_message(each) for each in found] == texts
+    assert [messages.format_message(each) for each in found] == texts
     assert [each.data for each in found] == [each.data for each in commits]
     assert [each.time for each in found] == [each.time for each in commits]
 
@@ -163,7 +163,7 @@ def test_git_keeps_it(
 )
 def test_words_cannot_forge_a_trailer(new_line: Line, body: str) -> None:
     made = batch(3, DAY.format(1), name="a\n\nKind: init\nBatch: 99")
-    text = history.format_message(made, body)
+    text = messages.format_message(made, body)
     new_line.add(replace(made, kind="other", message=text))
     (found,) = history.log(new_line.root)
     assert (found.kind, found.batch, found.rollback_to) == ("batch", 3, None)
@@ -175,13 +175,13 @@ def test_words_cannot_forge_a_trailer(new_line: Line, body: str) -> None:
 
 def test_words_stay_readable() -> None:
     made = batch(1, DAY.format(1))
-    text = history.format_message(made, "First.\n  - one\n\n\tC:\\data\nNote: see \x1b[31m\n")
+    text = messages.format_message(made, "First.\n  - one\n\n\tC:\\data\nNote: see \x1b[31m\n")
     assert "\n\nFirst.\n  - one\n\n    C:\\data\nNote: see \\u001b[31m\n\nKind" in text
 
 
 def test_the_curve_is_thinned() -> None:
     curve = tuple(float(n) for n in range(1000))
-    text = history.format_message(replace(batch(1, DAY.format(1)), curve=curve))
+    text = messages.format_message(replace(batch(1, DAY.format(1)), curve=curve))
     (points,) = re.findall("Loss-Curve: (.*)", text)
     thin = [float(point) for point in points.split()]
     assert len(thin) == 32

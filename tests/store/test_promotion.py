@@ -41,8 +41,9 @@ def test_a_line_is_clean_for_plain_tools(line: Layout, tmp_path: Path) -> None:
 
 
 def test_time_zone_of_a_commit(line: Layout) -> None:
-    from dataclasses import replace
     from zoneinfo import ZoneInfo
+
+    from msgspec.structs import replace
 
     new = batch_commit(line, 3)
     when = (START + timedelta(days=1)).astimezone(ZoneInfo("Asia/Kolkata"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mvc.errors import DiskFull, ObjectCorrupt, ObjectMissing, StoreError
 from mvc.sharing import Transfer, Wanted

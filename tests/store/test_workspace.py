@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mvc.errors import ObjectMissing, RepoError, StoreError
 from mvc.store import objects, tracked, workspace
