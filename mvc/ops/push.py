@@ -71,8 +71,7 @@ def push(
             if ahead and behind:
                 assert theirs is not None
                 raise diverged(at, found.name, branch, head, theirs)
-            there = refs.snapshots(at.root, found.name)
-            tags = {t: obj for t, obj in refs.snapshots(at.root).items() if t not in there}
+            tags = seen.unsent
             tips = [head, *(f"refs/tags/{tag}" for tag in tags)]
             new = refs.unsent(at.root, found.name, tips)
             sent |= dict.fromkeys(new)
@@ -162,8 +161,9 @@ def _objects(
     objects += [each for each in manifest.objects(at, thin) if not is_moments(each)]
     still = {each: state for each, state in gone.items() if each not in set(whole)}
     # What the remote had before gc took it here, it has still.
-    new = set(commits) - set(refs.reached(at.root, remote))
-    return objects, still | {each: lost[each] for each in new if each in lost}
+    taken = [each for each in commits if each in lost]
+    new = set(taken) - set(refs.reached(at.root, remote)) if taken else ()
+    return objects, still | {each: lost[each] for each in new}
 
 
 def _recover(at: Layout, progress: Progress) -> None:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from mvc.errors import ObjectCorrupt
 from mvc.sharing import Wanted
-from mvc.store import git, pointers
+from mvc.store import git, pointers, tracked
 from mvc.store.layout import BATCH, BATCH_POINTER, STATE, STATE_POINTER, Layout
 from mvc.types import Pointer
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _POINTER_LIMIT = 16 << 20
 _CHUNK = 500  # commits whose pointers are in memory at once
+_FEW = 4
 _FOLDERS = {STATE_POINTER: STATE, BATCH_POINTER: BATCH}
 
 
@@ -66,10 +68,13 @@ def objects(layout: Layout, commits: Sequence[str]) -> list[Wanted]:
 def _pointers(layout: Layout, commits: Sequence[str]) -> Iterator[tuple[str, str, Pointer]]:
     """Commit, pointer file and pointer, for each pointer that the commits have."""
     for at in range(0, len(commits), _CHUNK):
-        yield from _pointers_of(layout, commits[at : at + _CHUNK])
+        some = tuple(commits[at : at + _CHUNK])
+        is_few = len(some) <= _FEW and all(map(tracked.is_hash, some))
+        yield from (_pointers_of_few if is_few else _pointers_of)(layout, some)
 
 
-def _pointers_of(layout: Layout, commits: Sequence[str]) -> Iterator[tuple[str, str, Pointer]]:
+def _pointers_of(layout: Layout, commits: tuple[str, ...]) -> list[tuple[str, str, Pointer]]:
+    found = []
     names = [(commit, name) for commit in commits for name in _FOLDERS]
     asked = "".join(f"{commit}:{name}\n" for commit, name in names).encode()
     told = git.read_bytes(layout.root, "cat-file", "--batch-check", stdin=asked).decode()
@@ -86,7 +91,12 @@ def _pointers_of(layout: Layout, commits: Sequence[str]) -> Iterator[tuple[str, 
             raise _lie(commit, name, f"its folder is {pointer.path!r}, not {_FOLDERS[name]!r}")
         if not pointer.md5.endswith(".dir"):
             raise _lie(commit, name, "it points to a single file, not to a folder")
-        yield commit, name, pointer
+        found.append((commit, name, pointer))
+    return found
+
+
+# A pull asks four times for the same commit, and what a hash names never changes.
+_pointers_of_few = lru_cache(maxsize=8)(_pointers_of)
 
 
 def _agreed(

@@ -47,11 +47,13 @@ class Seen(msgspec.Struct, frozen=True):
     """What a look at the remote's refs found.
 
     `new_snapshots` (tags, `snapshot/DAY`) came with it, `differing` are on both sides with
-    another content, and each side keeps its own.
+    another content, and each side keeps its own. `unsent` are those that the remote lacks, and
+    the objects that they name.
     """
 
     new_snapshots: tuple[str, ...]
     differing: tuple[str, ...]
+    unsent: dict[str, str]
 
 
 def scrub(text: str) -> str:
@@ -105,7 +107,8 @@ def fetch_refs(layout: Layout, remote: str, *, tags: bool = False) -> Seen:
             if any(now.get(tag) != found for tag, found in new.items()):
                 raise
     differing = (tag for tag in there if tag in here and here[tag] != there[tag])
-    return Seen(tuple(sorted(new)), tuple(sorted(differing)))
+    unsent = {tag: found for tag, found in here.items() if tag not in there}
+    return Seen(tuple(sorted(new)), tuple(sorted(differing)), unsent)
 
 
 def push_refs(layout: Layout, remote: str, refs: Mapping[str, str]) -> None:
@@ -200,11 +203,7 @@ def reached(root: Path, remote: str) -> list[str]:
 
 def _theirs(root: Path, remote: str) -> set[str]:
     """What the remote's refs name: by its hash, for a ref's name need not be text."""
-    return {
-        name
-        for prefix in (tracking(remote, ""), f"refs/mvc/{remote}/")
-        for name in _refs(root, prefix).values()
-    }
+    return set(_refs(root, tracking(remote, ""), f"refs/mvc/{remote}/").values())
 
 
 def _reached_by(root: Path, tips: Iterable[str], without: Iterable[str] = ()) -> list[str]:
@@ -259,12 +258,15 @@ def _set(root: Path, lines: Sequence[str]) -> None:
         raise
 
 
-def _refs(root: Path, prefix: str, *, commits: bool = False) -> dict[str, str]:
-    """The refs below `prefix` and what they name; with `commits` those that lead to a commit."""
+def _refs(root: Path, *prefixes: str, commits: bool = False) -> dict[str, str]:
+    """The refs below `prefixes` and what they name; with `commits` those that lead to a commit."""
     form = "--format=%(refname)%00%(objectname)"
     if commits:  # only then: git has to open each object
         form += "%00%(objecttype)%00%(*objecttype)"
-    told = git.try_read(root, "for-each-ref", form, prefix.removesuffix("/")) or ""
+    told = (
+        git.try_read(root, "for-each-ref", form, *(each.removesuffix("/") for each in prefixes))
+        or ""
+    )
     rows = [line.split("\0") for line in git.lines(told)]
     return {ref: name for ref, name, *kinds in rows if not commits or "commit" in kinds}
 

@@ -66,9 +66,12 @@ def pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:
     Raises:
         StoreError: one of them is damaged.
     """
-    if _FULL_HASH.fullmatch(commit) is None:  # a name may move
-        return _pointers_of(root, commit)
-    return _pointers_of_hash(root, commit)
+    return (_pointers_of_hash if is_hash(commit) else _pointers_of)(root, commit)
+
+
+def is_hash(name: str) -> bool:
+    """Whether `name` is a full hash: what any other names may move."""
+    return _FULL_HASH.fullmatch(name) is not None
 
 
 def _pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:

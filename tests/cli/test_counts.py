@@ -35,18 +35,18 @@ class Cost:
 
 COSTS = {
     "--help": Cost(git=0, modules=140),
-    "status": Cost(git=11, modules=360),
+    "status": Cost(git=10, modules=360),
     "log": Cost(git=2, modules=310),
     "log --json": Cost(git=2, modules=225),
     "ops": Cost(git=2, modules=310),
     "snapshots": Cost(git=1, modules=330),
     "show": Cost(git=9, modules=330),
     "snapshot": Cost(git=10, modules=400),
-    "checkout @1": Cost(git=28, modules=900, read=2, hashed=2),
-    "checkout main": Cost(git=32, modules=900, read=2, hashed=2),
-    "fetch": Cost(git=18, modules=600),
-    "push": Cost(git=36, modules=880, read=3, hashed=1, written=1),
-    "rollback @1": Cost(git=40, modules=900, read=2, hashed=2),
+    "checkout @1": Cost(git=26, modules=900, read=2, hashed=2),
+    "checkout main": Cost(git=30, modules=900, read=2, hashed=2),
+    "fetch": Cost(git=16, modules=600),
+    "push": Cost(git=28, modules=880, read=3, hashed=1, written=1),
+    "rollback @1": Cost(git=38, modules=900, read=2, hashed=2),
 }
 
 
