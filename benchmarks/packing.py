@@ -13,9 +13,9 @@ from pathlib import Path
 
 from benchmarks import frame, training
 
-CHATS = 300  # a dozen steps of packed rows, so that the first does not rule
+CHATS = 100  # a dozen steps of packed rows, so that the first does not rule
 LENGTH = 256
-ROWS = 8  # of a micro-batch, packed or not: the Trainer's default
+ROWS = 4  # of a micro-batch, packed or not
 SFT = {
     "packing": True,
     "max_length": LENGTH,

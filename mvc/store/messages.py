@@ -93,7 +93,8 @@ def format_message(commit: Commit, body: str | None = None) -> str:
     pairs.append(("Mvc-Version", VERSION))
     trailers = "\n".join(f"{key}: {value}" for key, value in pairs if value is not None)
     # str(float) is its shortest exact form, as repr is.
-    head = _visible(subject.strip()) or batch_subject(commit)
+    # Of ASCII only: a file may be named by a space of another kind.
+    head = _visible(subject.strip(" \t\r\v\f")) or batch_subject(commit)
     return "\n\n".join(part for part in (head, words, trailers) if part) + "\n"
 
 
