@@ -41,6 +41,8 @@ def main() -> None:
         frame.row(
             f"{what}, as installed", f"{plain}, as installed: copies",
             found["mvc, links"], found["dvc, copies"], at_most=0.6,
+            why="ours is imports, git's processes and fsyncs, whatever the state's size is; theirs "
+            "copies, from memory here, so that a larger state or a slower disk makes it worse",
         ),
         frame.row(
             f"{what}, links", f"{plain}, the same links",

@@ -196,6 +196,9 @@ def workplace() -> Iterator[Path]:
         for key in os.environ:
             if key.startswith(("GIT_", "DVC_", "XDG_", "MVC_")):
                 del os.environ[key]
+        # Packages come compiled by their installer; what lies in a clone is compiled by its first
+        # run, unless the environment forbids it.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ.update(
             HOME=str(folder / "home"),
             TZ="UTC",

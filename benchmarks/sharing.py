@@ -101,7 +101,7 @@ def compared(kind: str, ours: Side, theirs: Side) -> list[frame.Row]:
             f"push of one batch of {megabytes} MB, {kind}", "`dvc push` + `git push`",
             found["mvc push"], found["plain push"], at_most=0.8,
             why=f"{same}; mvc hashes each object before it goes, fsyncs it where it can, gives it "
-            "its name when it is whole, and asks the git remote first",
+            "its name when it is whole, and asks the git remote first: over SSH a connection more",
         ),
         frame.row(
             f"pull of one batch of {megabytes} MB, {kind}", "`git pull` + `dvc pull`",
