@@ -53,7 +53,7 @@ def main() -> None:
             found["git log"],
             at_most=2.0,
             why="git prints the trailers as text; mvc reads numbers out of them, marks what is odd "
-            "in each commit and writes JSON: 25 us a commit, partly beside git, and starts in 0.1 s",
+            "in each commit and writes JSON: 25 us a commit, partly beside git",
         ),
         frame.row(
             f"`mvc log --json`, all {COMMITS:,}",
