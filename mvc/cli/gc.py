@@ -117,7 +117,6 @@ def command(
 
 def _settings(layout: Layout, rules: dict[str, Any]) -> Settings:
     """mvc.toml with the rules that were given as flags."""
-
     from mvc.store import config
 
     settings = config.load(layout)

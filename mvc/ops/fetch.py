@@ -22,7 +22,6 @@ from mvc.store import (
     remotes,
     tracked,
     transfer,
-    wire,
     workspace,
 )
 from mvc.store.layout import STATE, Layout
@@ -93,8 +92,6 @@ def shared(at: Layout, remote: str | None) -> Remote:
                 f"add it: `mvc remote add {found.name} --git URL --data URL`, {flag} being new",
             )
     places.pin(at, found.name)
-    if found.data_url:
-        wire.expect(found.data_url)
     return found
 
 

@@ -10,7 +10,7 @@ from mvc.ops.diverged import diverged
 from mvc.ops.fetch import bring, shared, telling_of_a_move
 from mvc.ops.verify import require_trusted
 from mvc.sharing import PullResult
-from mvc.store import foreign, git, history, objects, pointers, refs, tracked, workspace
+from mvc.store import foreign, git, history, objects, pointers, refs, tracked, wire, workspace
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Progress
@@ -48,6 +48,7 @@ def pull(
         if done := workspace.recover(at):
             progress.note(done)
         found = shared(at, remote)
+        wire.expect(found)
         branch, head = tracked.head(at.root)
         if branch is None or head is None:
             raise RepoError(
@@ -83,7 +84,7 @@ def pull(
     return PullResult(
         remote=found.name,
         branch=branch,
-        head=history.commit(at.root, target),
+        head=new[0] if new and new[0].commit == target else history.commit(at.root, target),
         commits=tuple(new),
         kept_as=keep_as if ahead and behind else None,
         partial=any(pointers.missing(at, p) for p in tracked.pointers_of(at.root, target)),

@@ -23,6 +23,7 @@ from mvc.store import (
     refs,
     tracked,
     transfer,
+    wire,
     workspace,
 )
 from mvc.store.layout import Layout
@@ -55,6 +56,7 @@ def push(
     """
     _recover(at, progress)
     found = shared(at, remote)
+    wire.expect(found)
     branch, head = tracked.head(at.root)
     if branch is None or head is None:
         raise RepoError(
@@ -86,7 +88,7 @@ def push(
                 went, record = _send(at, found.name, needed, left, progress)
             moved = add(moved, went)
             todo = {f"refs/heads/{branch}": head} if ahead else {}
-            if record != collected.read(at, found.name):
+            if record is not None:
                 todo[collected.REF] = collected.commit(at, found.name, record)
             todo |= {f"refs/tags/{tag}": obj for tag, obj in tags.items()}
             if todo:
@@ -101,11 +103,12 @@ def push(
     if todo:
         oplog.note(at, command=f"mvc push {found.name}", remote=found.name)
     progress.stop()
+    told = {each.commit: each for each in history.commits(at.root, [*dict.fromkeys([head, *sent])])}
     return PushResult(
         remote=found.name,
         branch=branch,
-        head=history.commit(at.root, head),
-        commits=tuple(history.commits(at.root, list(sent))),
+        head=told[head],
+        commits=tuple(told[each] for each in sent),
         snapshots=tuple(sorted(tags)),
         differing=seen.differing,
         behind=behind,
@@ -115,8 +118,8 @@ def push(
 
 def _send(
     at: Layout, remote: str, commits: list[str], left: dict[str, State], progress: Progress
-) -> tuple[Transfer, dict[str, State]]:
-    """Send what the remote lacks of these commits; what it then lacks is told too.
+) -> tuple[Transfer, dict[str, State] | None]:
+    """Send what the remote lacks of these commits; what it then lacks is told too, if it changed.
 
     `left` is what other remotes have of those that `mvc gc` took there.
     """
@@ -149,8 +152,9 @@ def _gather(at: Layout, commits: list[str], progress: Progress) -> dict[str, Sta
 
 def _objects(
     at: Layout, remote: str, commits: list[str], left: dict[str, State]
-) -> tuple[list[Wanted], dict[str, State]]:
-    """What to send of these commits, and what the remote then lacks that `mvc gc` gave up.
+) -> tuple[list[Wanted], dict[str, State] | None]:
+    """What to send of these commits, and what the remote then lacks that `mvc gc` gave up (None:
+    what it lacks now).
 
     What gc took here is not sent. What it took there, and is whole here, is whole there again.
     """
@@ -163,7 +167,8 @@ def _objects(
     # What the remote had before gc took it here, it has still.
     taken = [each for each in commits if each in lost]
     new = set(taken) - set(refs.reached(at.root, remote)) if taken else ()
-    return objects, still | {each: lost[each] for each in new}
+    then = still | {each: lost[each] for each in new}
+    return objects, None if then == gone else then
 
 
 def _recover(at: Layout, progress: Progress) -> None:

@@ -39,12 +39,12 @@ def width() -> int | None:
 
 def show(*parts: RenderableType) -> None:
     """Print to stdout; lines are never wrapped where a pipe or a file receives them."""
-    asked = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
-    plain = not (asked or sys.stdout.isatty()) or not (out := console(sys.stdout)).is_terminal
-    if plain and all(isinstance(part, Text) for part in parts):
+    forced = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    out = console(sys.stdout) if forced or sys.stdout.isatty() else None
+    if (out is None or not out.is_terminal) and all(isinstance(part, Text) for part in parts):
         # what rich would write, without a millisecond for each line
         sys.stdout.write("".join(f"{part}\n" for part in parts))
         return
-    out = console(sys.stdout)
+    out = out or console(sys.stdout)
     for part in parts:
         out.print(part, soft_wrap=not out.is_terminal)

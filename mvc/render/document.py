@@ -24,7 +24,11 @@ _PLAIN = frozenset({str, int, bool, type(None), msgspec.Raw})
 
 def dump(value: Any) -> str:
     """`value` as one indented JSON document; records, times and paths included."""
-    return msgspec.json.format(_encoded(simple(value)), indent=2).decode()
+    text = _encoded(simple(value))
+    try:
+        return msgspec.json.format(text, indent=2).decode()
+    except msgspec.DecodeError:  # half a surrogate pair, of a file name that is no UTF-8
+        return json.dumps(json.loads(text), indent=2)
 
 
 def simple(value: Any) -> Any:
@@ -55,7 +59,7 @@ def simple(value: Any) -> Any:
 def _encoded(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
-    except UnicodeEncodeError:  # half a surrogate pair, of a file name that is no UTF-8
+    except UnicodeEncodeError:  # half a surrogate pair, which json writes as an escape
         return json.dumps(simple(value), default=lambda raw: json.loads(bytes(raw))).encode()
 
 

@@ -99,10 +99,13 @@ def read_cells(root: Path, *args: str) -> Iterator[str]:
     listener = Thread(target=lambda pipe: said.append(pipe.read()), args=(process.stderr,))
     with process:
         listener.start()
-        rest = b""
+        parts: list[bytes] = []
         while piece := process.stdout.read1(_PIECE):  # type: ignore[attr-defined]
-            *cells, rest = (rest + piece).split(b"\0")
-            yield from (cell.decode(errors="replace") for cell in cells)
+            first, *more = piece.split(b"\0")
+            parts.append(first)
+            if more:  # only then joined: one cell may be a message of many megabytes
+                cells, parts = [b"".join(parts), *more[:-1]], [more[-1]]
+                yield from (cell.decode(errors="replace") for cell in cells)
         listener.join()
     if process.returncode:
         raise GitFailed(args, process.returncode, b"".join(said).decode(errors="replace"))

@@ -71,6 +71,8 @@ def _pointers(layout: Layout, commits: Sequence[str]) -> Iterator[tuple[str, str
         some = tuple(commits[at : at + _CHUNK])
         is_few = len(some) <= _FEW and all(map(tracked.is_hash, some))
         yield from (_pointers_of_few if is_few else _pointers_of)(layout, some)
+        if is_few and not _pointers_of_few(layout, some):
+            _pointers_of_few.cache_clear()  # a commit that a fetch may bring
 
 
 def _pointers_of(layout: Layout, commits: tuple[str, ...]) -> list[tuple[str, str, Pointer]]:

@@ -167,7 +167,7 @@ def parse_message(gits: dict[str, Any], text: str) -> Commit:
     lines = [line for line in tail.split("\n") if ": " in line]
     told = dict([line.split(": ", 1) for line in lines])
     said = msgspec.convert(told, _Trailers, strict=False)
-    if not message or (said.rollback_to and not re.fullmatch(_HASH, said.rollback_to)):
+    if not message or (said.rollback_to is not None and not re.fullmatch(_HASH, said.rollback_to)):
         raise ValueError
     data = _whole(Data, said.data and _unescape(said.data), said.data_md5, said.rows, said.tokens)
     return Commit(

@@ -92,7 +92,7 @@ def fetch_refs(layout: Layout, remote: str, *, tags: bool = False) -> Seen:
             f"+refs/mvc/gc/*:{theirs}gc/*",
             *([f"+refs/tags/*:{theirs}tag/*"] if tags else []),
         )
-        here, there = snapshots(root), snapshots(root, remote)
+        here, there = _snapshots(root, "refs/tags/", theirs)
         new = {tag: found for tag, found in there.items() if tag not in here}
         if new and user.load().trust.require_signed:
             # A tag that nobody signed could lead a checkout by date to another day's commit. Told
@@ -167,10 +167,16 @@ def snapshots(root: Path, remote: str | None = None) -> dict[str, str]:
 
     A tag of something else than a commit is no snapshot, nor is one of a day in no calendar.
     """
-    prefix = f"refs/mvc/{remote}/" if remote else "refs/tags/"
-    found = _refs(root, prefix + SNAPSHOT_PREFIX, commits=True)
-    short = {ref.removeprefix(prefix): name for ref, name in found.items()}
-    return {tag: name for tag, name in short.items() if day_of(tag)}
+    return _snapshots(root, f"refs/mvc/{remote}/" if remote else "refs/tags/")[0]
+
+
+def _snapshots(root: Path, *prefixes: str) -> list[dict[str, str]]:
+    """The snapshots below each of the prefixes, by one git."""
+    found = _refs(root, *(f"{each}{SNAPSHOT_PREFIX}" for each in prefixes), commits=True)
+    return [
+        {tag: name for ref, name in found.items() if day_of(tag := ref.removeprefix(each))}
+        for each in prefixes
+    ]
 
 
 def branches(root: Path, remote: str) -> tuple[str, ...]:

@@ -193,6 +193,13 @@ def get(layout: Layout, name: str | None = None) -> Remote:
     return found[name]
 
 
+def data_url(layout: Layout, name: str) -> str | None:
+    """Where the remote `name` keeps objects, as configured; None where DVC knows no such remote."""
+    with said_without({}):
+        url = dvc_config(layout).load_config_to_level()["remote"].get(name, {}).get("url")
+    return None if url is None else str(url)
+
+
 def masked(url: str) -> str:
     """`url` as it may be shown: passwords, tokens and query values are `***`."""
     if "://" not in url:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mvc.errors import MvcError, RemoteError, StoreError
+from mvc.sharing import Remote
 from mvc.store import foreign, places, remotes
 from mvc.store.cache import PROTECTED, refusals
 from mvc.store.files import TEMPORARY, sync_file, temporary
@@ -222,17 +223,18 @@ def each(act: Callable[[str], None], names: Sequence[str], meter: Meter) -> None
             raise next((e for e in failed if not isinstance(e, _Stopped)), failed[0])
 
 
-def expect(url: str) -> None:
-    """Import what `opened` will need for this URL, in a thread, while git talks to its remote.
+def expect(remote: Remote) -> None:
+    """Import what `opened` will need for the remote, in a thread, while git is at work.
 
-    DVC's parts for a folder take 0.1 s, those for SSH and S3 up to a second.
+    DVC's parts for a folder take 0.1 s, those for SSH and S3 up to a second. The process does not
+    end before them: only for who is sure to open it.
     """
 
     def bring() -> None:
         with contextlib.suppress(Exception):  # `opened` meets it too, and tells
             from dvc.fs import get_fs_cls
 
-            get_fs_cls({"url": url})
+            get_fs_cls({"url": remote.data_url})
 
     threading.Thread(target=bring, name="mvc-expect").start()
 
@@ -246,14 +248,15 @@ def opened(layout: Layout, name: str) -> Iterator[Wire]:
         RepoError: the tracked configuration would write elsewhere, or run a command.
         MissingExtra: the protocol's package is not installed.
     """
-    remote = remotes.get(layout, name)
-    if remote.data_url is None:
+    url = remotes.data_url(layout, name)
+    if url is None:
+        remote = remotes.get(layout, name)
         raise RemoteError(
             f"remote {name} has no place for objects: it is a git remote only",
             f"`mvc remote add {name} --git {remotes.masked(remote.git_url or 'URL')} --data URL`",
         )
     foreign.check_dvc(layout)
-    with _spoken(layout, name, remote.data_url), refusals():
+    with _spoken(layout, name, url), refusals():
         from dvc.fs import get_cloud_fs
         from dvc_data.hashfile.db import get_odb
 

@@ -290,5 +290,6 @@ def dirty(layout: Layout) -> tuple[str, ...]:
     # refresh_index_quietly).
     how = ("--porcelain", "-z", "--no-renames", "--untracked-files=no")
     told = git.read(layout.root, "status", *how, "--", *_OURS)
-    # A file that is gone, from the work tree or the index, holds nothing to lose.
-    return (*found, *(x[3:] for x in told.split("\0") if x and "D" not in x[:2]))
+    # A file that is gone, from the work tree or the index, holds nothing to lose; one that a merge
+    # left between two sides is there.
+    return (*found, *(x[3:] for x in told.split("\0") if x and ("D" not in x[:2] or "U" in x[:2])))

@@ -44,8 +44,8 @@ COSTS = {
     "snapshot": Cost(git=10, modules=400),
     "checkout @1": Cost(git=26, modules=900, read=2, hashed=2),
     "checkout main": Cost(git=30, modules=900, read=2, hashed=2),
-    "fetch": Cost(git=16, modules=600),
-    "push": Cost(git=28, modules=880, read=3, hashed=1, written=1),
+    "fetch": Cost(git=15, modules=600),
+    "push": Cost(git=24, modules=880, read=3, hashed=1, written=1),
     "rollback @1": Cost(git=38, modules=900, read=2, hashed=2),
 }
 

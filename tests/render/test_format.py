@@ -102,3 +102,12 @@ def test_a_document_is_json_with_zones_and_without_nan() -> None:
     assert told["time"] == "2026-11-20T10:03:00+00:00"
     assert told["warnings"] == ["mark"]
     assert "path" in json.loads(document.dump(document.plan(s.PLAN)))["data"]
+
+
+def test_json_of_a_name_that_is_no_utf_8() -> None:
+    """A file name of another encoding holds half a surrogate pair."""
+    odd = replace(s.TWO, data=replace(s.TWO.data, name="x\udcff.jsonl"))
+    for value in ([document.logged(odd, (), rolled_back=False)], [document.commit(odd)], odd):
+        told = json.loads(document.dump(value).encode(errors="backslashreplace"))
+        found = told[0] if isinstance(told, list) else told
+        assert found["data"]["name"] == "x\udcff.jsonl"

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mvc.errors import DiskFull, StoreError
 from mvc.store import git as run_git
@@ -43,8 +44,6 @@ def test_a_line_is_clean_for_plain_tools(line: Layout, tmp_path: Path) -> None:
 def test_time_zone_of_a_commit(line: Layout) -> None:
     from zoneinfo import ZoneInfo
 
-    from msgspec.structs import replace
-
     new = batch_commit(line, 3)
     when = (START + timedelta(days=1)).astimezone(ZoneInfo("Asia/Kolkata"))
     workspace.promote(line, replace(new, when=when))
@@ -62,8 +61,6 @@ def test_staged_and_edited_files_of_the_user_survive(line: Layout) -> None:
 
 
 def test_edit_of_mvc_toml_during_training_is_kept(line: Layout) -> None:
-    from dataclasses import replace
-
     new = batch_commit(line, 3)
     line.config.write_text("# later edit\n")
     workspace.promote(line, replace(new, files=new.files | {"mvc.toml": b"# at the start\n"}))
