@@ -46,7 +46,7 @@ def main() -> None:
     size = f"{warm['bytes'] / 1e6:,.0f} MB"
     rows = [
         frame.row(
-            f"one commit of {size}, cold `mvc`",
+            f"one commit of {size}, cold: mvc's store in a fresh process",
             "`dvc add` + `git commit` of the same files",
             cold["mvc"],
             cold["dvc"],
@@ -72,7 +72,7 @@ def main() -> None:
             unit="MB",
         ),
     ]
-    what = f"one commit of {size}, cold `mvc`"
+    what = f"one commit of {size}, cold: mvc's store in a fresh process"
     for name, words in PEERS.items():
         if name in cold:
             rows.append(frame.row(what, words, cold["mvc"], cold[name]))

@@ -87,6 +87,7 @@ def probe(told: list[tuple[str, float]], synchronize: Callable[[], None] = lambd
         record(self, *args, **kwargs)
 
     def on_pre_optimizer_step(self: Any, *args: Any, **kwargs: Any) -> None:
+        synchronize()  # the passes that are queued are no wait
         begun = time.time()
         held(self, *args, **kwargs)
         synchronize()

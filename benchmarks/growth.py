@@ -25,8 +25,8 @@ SIZES = (100, 10_000)
 TURNS = 5
 SETS = ("train.max_length=32", "train.micro_batch_size=2", "train.packing=false", "lora.r=4")
 WHY = {
-    "train": "nearly all of it is loading the base and a few steps; what could grow is counted in "
-    "tests/cli/test_counts.py"
+    "train": "nearly all of it is loading the base and a few steps; that the history is not read "
+    "again is tests/store/test_batches.py's"
 }
 FLAT = ("train", "checkout", "snapshot", "status", "push")
 
@@ -103,7 +103,7 @@ def measured(at: Layout, turn: int) -> dict[str, float]:
     found["snapshot"] = time.perf_counter() - begun
     found["checkout"] = mvc("checkout", "main~1") + mvc("checkout", "main")
     found["log --json"] = mvc("log", "--json")
-    found["gc"] = mvc("gc", "--keep-last", "10")
+    found["gc (the plan)"] = mvc("gc", "--keep-last", "10")
     return found
 
 

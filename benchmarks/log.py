@@ -38,7 +38,7 @@ def main() -> None:
         )
     rows = [
         frame.row(
-            f"`mvc log -n {PAGE}` of {COMMITS:,} commits",
+            f"`mvc log -n {PAGE}` of {COMMITS:,} commits, into a pipe",
             "`git log` of the same page + a Python start with click and rich",
             found["mvc log"],
             found["git log + rich"],

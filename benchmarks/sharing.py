@@ -1,8 +1,9 @@
 """Push and pull of one batch over a folder, SSH and S3, beside `dvc push` + `git push`.
 
 Two equal lines, one for mvc and one for plain git and DVC, each with a remote and a clone of its
-own. Each turn adds one batch of 60 MB to both, sends it and brings it. sshd and the S3 server
-(moto) are real processes on loopback.
+own. Each turn adds one batch of 60 MB to both, sends it and brings it: at the user's size the
+bytes, which are the same, would hide what else each does. sshd and the S3 server (moto) are real
+processes on loopback.
 
     python -m benchmarks.sharing
 """

@@ -119,6 +119,10 @@ class Batch:
             "from its checkpoint"
         )
 
+    def _seed(self) -> int:
+        """A seed of this step and rank."""
+        return (self.train.seed + self.lifetime_step * 1009 + self.rank) % 2**31
+
     def restore_rng(self) -> None:
         """Set the random state of this rank, before the first step draws from it."""
         if self.lifetime_step == 0:
@@ -127,12 +131,16 @@ class Batch:
         stored = len(list(self.source.glob("rng_state*.pth")))
         if self.warm or (path.is_file() and stored == self.world_size):
             if not rng.restore(self.warm.rng if self.warm else state.load_torch(path)):
+                import torch
+
+                # Else each rank would go on with the seed that the Trainer gives to all of them.
+                torch.cuda.manual_seed(self._seed())
                 self.warn("the stored random state has none for this GPU; it was seeded anew")
             return
         # Another number of processes than last time: seeded by step and rank, and said aloud.
         from transformers import set_seed
 
-        set_seed((self.train.seed + self.lifetime_step * 1009 + self.rank) % 2**31)
+        set_seed(self._seed())
         self.warn(
             f"random state seeded anew for {self.world_size} processes (the state before has it "
             f"for {stored})"

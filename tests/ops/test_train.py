@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import torch
 
+from mvc.engine import rng
 from mvc.errors import (
     DataError,
 )
@@ -259,3 +260,17 @@ def test_another_number_of_processes_is_said_in_the_commit(trained: Layout, tmp_
     assert any("seeded anew for 1 processes" in text for text in narrow.commit.warnings)
     assert not (trained.state / "rng_state_1.pth").exists()
     assert adam_step(trained) == 12 + wide.commit.steps + narrow.commit.steps
+
+
+def test_a_gpu_that_the_state_does_not_know_is_seeded_by_step_and_rank(
+    trained: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it every rank would go on with the one seed that the Trainer gives to all."""
+    seeds: list[int] = []
+    monkeypatch.setattr(rng, "restore", lambda states: False)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    first = train_one(trained, write_batch(tmp_path / "one.jsonl", 60))
+    second = train_one(trained, write_batch(tmp_path / "two.jsonl", 68))
+    assert len(set(seeds)) == 2
+    for result in (first, second):
+        assert any("none for this GPU" in text for text in result.commit.warnings)
