@@ -33,6 +33,10 @@ def test_gc_beside_fifty_batches(at: Layout, inbox: Path, new_model: Callable[..
 
     daemon = threading.Thread(target=lambda: in_process(lambda: loop.run(at, inbox, once=True)))
     daemon.start()
+    # Not before its fork: it would inherit the pipe of a git that is just being started here, and
+    # whoever reads that to its end wait for the daemon's.
+    while daemon.is_alive() and not at.daemon.exists():
+        time.sleep(0.01)
     took = collect()
     daemon.join()
     gc.gc(at, apply=True)
