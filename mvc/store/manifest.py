@@ -70,9 +70,10 @@ def _pointers(layout: Layout, commits: Sequence[str]) -> Iterator[tuple[str, str
     for at in range(0, len(commits), _CHUNK):
         some = tuple(commits[at : at + _CHUNK])
         is_few = len(some) <= _FEW and all(map(tracked.is_hash, some))
-        yield from (_pointers_of_few if is_few else _pointers_of)(layout, some)
-        if is_few and not _pointers_of_few(layout, some):
+        found = (_pointers_of_few if is_few else _pointers_of)(layout, some)
+        if is_few and not found:
             _pointers_of_few.cache_clear()  # a commit that a fetch may bring
+        yield from found
 
 
 def _pointers_of(layout: Layout, commits: tuple[str, ...]) -> list[tuple[str, str, Pointer]]:

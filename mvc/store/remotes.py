@@ -151,8 +151,7 @@ def listing(layout: Layout) -> list[Remote]:
         key, _, url = item.partition("\n")
         if url:
             gits.setdefault(key.removeprefix("remote.").removesuffix(".url"), url)
-    with said_without({}):
-        merged = dvc_config(layout).load_config_to_level()
+    merged = _merged(layout)
     data = {name: options.get("url") for name, options in merged["remote"].items()}
     default = merged["core"].get("remote")
     return [
@@ -195,8 +194,7 @@ def get(layout: Layout, name: str | None = None) -> Remote:
 
 def data_url(layout: Layout, name: str) -> str | None:
     """Where the remote `name` keeps objects, as configured; None where DVC knows no such remote."""
-    with said_without({}):
-        url = dvc_config(layout).load_config_to_level()["remote"].get(name, {}).get("url")
+    url = _merged(layout)["remote"].get(name, {}).get("url")
     return None if url is None else str(url)
 
 
@@ -227,8 +225,7 @@ def scrubbed(text: str, secrets: Mapping[str, object] | None = None) -> str:
 
 def secrets(layout: Layout, name: str) -> dict[str, str]:
     """The options of a DVC remote that must not be shown, from whatever file they come."""
-    with said_without({}):
-        options = dvc_config(layout).load_config_to_level()["remote"].get(name, {})
+    options = _merged(layout)["remote"].get(name, {})
     return {key: str(value) for key, value in options.items() if key not in _PUBLIC}
 
 
@@ -250,6 +247,11 @@ def dvc_config(layout: Layout) -> Any:
     from dvc.config import Config
 
     return Config(str(layout.root / ".dvc"), validate=False)
+
+
+def _merged(layout: Layout) -> Any:
+    with said_without({}):
+        return dvc_config(layout).load_config_to_level()
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:
 
 
 def is_hash(name: str) -> bool:
-    """Whether `name` is a full hash: what any other names may move."""
+    """Whether `name` is a full hash; whatever else names a commit may name another one later."""
     return _FULL_HASH.fullmatch(name) is not None
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -235,6 +236,7 @@ def expect(remote: Remote) -> None:
             from dvc.fs import get_fs_cls
 
             get_fs_cls({"url": remote.data_url})
+            import_module("dvc_data.hashfile.db")
 
     threading.Thread(target=bring, name="mvc-expect").start()
 
