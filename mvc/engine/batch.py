@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class Batch:
     `warm` is the state in memory that it goes on from, instead of files. With `hold` its own
     state stays in memory too (`held`), for `write_held` to write while the next batch trains.
     `settle` tells the job as it is once its parent is committed (None: not yet; True: wait).
+    `spare` is the session's.
     """
 
     job: Job
@@ -57,6 +59,7 @@ class Batch:
     seconds_before: float = 0.0
     last: checkpoint.Checkpoint | None = None
     held: tuple[live.Clone, dict[str, Any]] | None = None
+    spare: deque[live.LiveState] = field(default_factory=deque)
     owed: bool = False
     ended: float = 0.0
 
@@ -265,6 +268,7 @@ class Batch:
         taken.check_finite(self.job.data_name)
         self._write(taken, random_state)
         self.held = None
+        self.spare.append(taken)
 
     def _write(self, taken: live.LiveState | None, random_state: dict[str, Any]) -> None:
         # The others may be on other machines; as the bytes of their files, so that none is
@@ -324,7 +328,8 @@ class Batch:
         if self.settle is not None:  # one state in flight: the parent's goes to disk first
             self._settled(wait=True)
         self.ended = self.seconds
-        self.held = (live.Clone(taken), rng.capture(1))
+        spare = self.spare.pop() if self.spare else None
+        self.held = (live.Clone(taken, spare), rng.capture(1))
 
     def verify(self) -> None:
         """Refuse a batch that did not learn (DESIGN.md, Fixed 2), or not what it should."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import msgspec
 
 from mvc.engine import base as bases
 from mvc.engine import code, files, state, untrusted
-from mvc.engine.live import Carried
+from mvc.engine.live import Carried, LiveState
 from mvc.engine.quiet import quiet
 from mvc.engine.rows import Rows, prepare
 from mvc.errors import ConfigError, StateError
@@ -55,12 +56,14 @@ class Session:
 
     Loading a 7B base takes longer than many batches; after any exception it is loaded anew,
     because a half-finished Trainer leaves hooks behind. `allowed` is the digest of the base's code
-    that this user lets the repo run (`code.permit`).
+    that this user lets the repo run (`code.permit`). `spare` holds the copy of a state that was
+    written, for its memory.
     """
 
     root: Path
     allowed: str = ""
     warm: Warm | None = None
+    spare: deque[LiveState] = field(default_factory=lambda: deque(maxlen=1))
     _adapted: tuple[_Key, PeftModel] | None = None
     _base: tuple[_Key, PreTrainedModel] | None = None
     _tokenizer: tuple[object, PreTrainedTokenizerBase] | None = None
@@ -189,6 +192,7 @@ class Session:
         if self._adapted is not None:
             self._base = (self._adapted[0], _bare(self._adapted[1]))
         self._adapted = self.warm = None
+        self.spare.clear()
 
 
 def _key(settings: Settings) -> _Key:

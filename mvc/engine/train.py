@@ -180,6 +180,7 @@ def _prepare(
     tokenizer = session.tokenizer(job.settings, Path(job.state))
     collator = rows.collator(tokenizer, prepared.seq_lengths is not None)
     batch = Batch(job, prepared, progress, should_stop, hold=hold, settle=settle)
+    batch.spare = session.spare
     batch.gate = hold_out(job, session, collator)
     schedule.check(job.settings.train, job.lifetime_step, batch.num_steps)
     if warm:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mvc.engine import base as bases
-from mvc.engine import files, live, trainer
+from mvc.engine import files
 from mvc.errors import DiskFull, Interrupted, TrainingFailed
 from mvc.ops import log, run, stream
 from mvc.store import promote
@@ -263,43 +261,6 @@ def test_a_copy_of_a_batch_whose_commit_failed_is_no_dead_end(
     for path in batches:
         line.train(files.identify(path))
     line.close()
-    assert states(at) == alone
-
-
-def test_a_batch_begins_while_the_state_before_it_is_copied_and_does_not_step_on_it(
-    at: Layout, batches: list[Path], alone: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ready, stepped = threading.Event(), []
-    copy, before = live.Clone._copy, trainer.Beginning.on_pre_optimizer_step
-
-    def late(self: live.Clone, *args: Any) -> None:
-        assert ready.wait(60)  # the next batch's first gradients do not wait for the copy
-        live.copied(torch.zeros(1 << 26))  # and it takes its time
-        copy(self, *args)
-
-    def on_pre_optimizer_step(*args: object, **kwargs: object) -> None:
-        ready.set()
-        before(*args, **kwargs)
-
-    def on_step(*_: object) -> None:
-        ready.clear()
-        stepped.append([each.name for each in threading.enumerate() if each.name == "mvc-clone"])
-
-    line = stream.Stream(at, "test")
-    line.open()
-    line.train(files.identify(batches[0]))
-    line.drain()
-    monkeypatch.setattr(live.Clone, "_copy", late)
-    monkeypatch.setattr(trainer.Beginning, "on_pre_optimizer_step", on_pre_optimizer_step)
-    hook = register_optimizer_step_pre_hook(on_step)
-    try:
-        for path in batches[1:]:
-            line.train(files.identify(path))
-        ready.set()
-        line.close()
-    finally:
-        hook.remove()
-    assert stepped and not any(stepped)
     assert states(at) == alone
 
 
