@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +30,16 @@ def here() -> Layout:
     from mvc.store.layout import find
 
     return find(Path.cwd())
+
+
+def expect(*modules: str) -> None:
+    """Import what the command will need, in a thread, while git is at work."""
+
+    def bring() -> None:
+        for module in modules:
+            import_module(module)
+
+    Thread(target=bring, name="mvc-expect").start()
 
 
 def now(layout: Layout) -> datetime:
