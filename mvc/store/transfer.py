@@ -242,7 +242,6 @@ def _bring(
             half.chmod(PROTECTED)
             target.parent.mkdir(parents=True, exist_ok=True)
             half.replace(target)
-            sync_folders([target.parent.parent])
             return FileDigest(items[0].path, size, *hashes)
         except _Wrong as wrong:
             problem = str(wrong)
