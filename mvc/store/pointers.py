@@ -55,7 +55,10 @@ def format_pointer(pointer: Pointer) -> bytes:
     return text.getvalue().encode()
 
 
-@lru_cache(maxsize=64)
+class _Wrong(Exception):
+    """What is wrong with a pointer, in words."""
+
+
 def parse_pointer(text: bytes | str, name: str) -> Pointer:
     """Read a `.dvc` file.
 
@@ -66,38 +69,46 @@ def parse_pointer(text: bytes | str, name: str) -> Pointer:
     Raises:
         StoreError: it is no YAML, has not exactly one output, or that one's path leaves the repo.
     """
+    try:
+        return _parsed(text)
+    except _Wrong as wrong:
+        raise StoreError(
+            f"{name}: {wrong}", f"bring it back with `git checkout HEAD -- {name}`"
+        ) from wrong
+
+
+# 22 ms for a state's; a command asks for the same text several times, not always by one name.
+@lru_cache(maxsize=64)
+def _parsed(text: bytes | str) -> Pointer:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    def wrong(what: str) -> StoreError:
-        return StoreError(f"{name}: {what}", f"bring it back with `git checkout HEAD -- {name}`")
-
     if len(text) > _LARGEST:
-        raise wrong(f"is {len(text)} bytes, too large for a pointer")
+        raise _Wrong(f"is {len(text)} bytes, too large for a pointer")
     try:
         _plain(text)
         content = YAML(typ="safe").load(text)
     except (YAMLError, ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError
-        raise wrong(f"is not a DVC pointer (no plain YAML): {str(error)[:200]}") from error
+        raise _Wrong(f"is not a DVC pointer (no plain YAML): {str(error)[:200]}") from error
     outs = content.get("outs") if isinstance(content, dict) else None
     if not isinstance(outs, list) or len(outs) != 1 or not isinstance(outs[0], dict):
-        raise wrong("must have exactly one output")
+        raise _Wrong("must have exactly one output")
     out, meta = outs[0], content.get("meta") or {}
     path, md5 = out.get("path"), out.get("md5")
     if not isinstance(path, str) or not paths.stays(path):
-        raise wrong(f"its path {path!r} is not inside the repo")
+        raise _Wrong(f"its path {path!r} is not inside the repo")
     if not isinstance(md5, str) or not _MD5.fullmatch(md5):
-        raise wrong(f"{md5!r} is not an md5")
+        raise _Wrong(f"{md5!r} is not an md5")
     size, count = out.get("size", 0), out.get("nfiles", 1)
     if not _is_count(size) or not _is_count(count) or not isinstance(meta, dict):
-        raise wrong("size and nfiles must be whole numbers and meta a table")
+        raise _Wrong("size and nfiles must be whole numbers and meta a table")
     try:
         json.dumps(meta)
     except (TypeError, ValueError) as error:
-        raise wrong(f"its meta holds what is no plain value: {error}") from error
+        raise _Wrong(f"its meta holds what is no plain value: {error}") from error
     vouched = meta.get("files") or {}
     if not isinstance(vouched, dict) or not all(map(_vouches, vouched.items())):
-        raise wrong("its meta.files must name a sha256 and a size for each path in the folder")
+        raise _Wrong("its meta.files must name a sha256 and a size for each path in the folder")
     return Pointer(path, md5, size, count, meta)
 
 

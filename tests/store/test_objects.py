@@ -68,7 +68,9 @@ def test_pointer_and_objects_are_those_of_dvc_add(empty: Layout, tmp_path: Path)
 def test_pointer_round_trip_and_meta(empty: Layout) -> None:
     pointer = Pointer("batch", "0" * 32 + ".dir", 12, 1, {"name": "día.jsonl", "rows": 3})
     text = objects.format_pointer(pointer)
-    assert objects.parse_pointer(text, "batch.dvc") == pointer
+    read = objects.parse_pointer(text, "batch.dvc")
+    assert read == pointer
+    assert objects.parse_pointer(text, "batch.dvc of a commit") is read, "parsed once more"
     assert text.endswith("meta:\n  name: día.jsonl\n  rows: 3\n".encode())
 
 
