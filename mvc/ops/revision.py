@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
 from mvc.errors import RepoError
 from mvc.store import git, history, pointers
@@ -65,6 +66,11 @@ def batch_at(at: Layout, commit: str) -> Pointer | None:
     return _pointer(at, commit, BATCH_POINTER)
 
 
+# A batch asks five times for its parent's, and what a hash names never changes.
+_file_of_hash = lru_cache(maxsize=8)(history.file_at)
+
+
 def _pointer(at: Layout, commit: str, name: str) -> Pointer | None:
-    text = history.file_at(at.root, commit, name)
+    read = _file_of_hash if git.is_hash(commit) else history.file_at
+    text = read(at.root, commit, name)
     return None if text is None else pointers.parse_pointer(text, name)

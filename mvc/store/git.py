@@ -10,6 +10,7 @@ starts the program.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ _ENV = {
 _DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync", "-c", "gc.auto=0")
 
 _PIECE = 1 << 16
+_FULL_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 NO_ROOM = "(the disk is full)"
 _ROOM_BYTES = 64 * 1024
@@ -126,6 +128,11 @@ def lines(told: str) -> list[str]:
     Not `splitlines`: a ref's name may hold U+2028 and the like, and those end no line.
     """
     return [line for line in told.split("\n") if line]
+
+
+def is_hash(name: str) -> bool:
+    """Whether `name` is a full hash; whatever else names a commit may name another one later."""
+    return _FULL_HASH.fullmatch(name) is not None
 
 
 def try_read(root: Path, *args: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mvc.errors import ObjectCorrupt
 from mvc.sharing import Wanted
-from mvc.store import git, pointers, tracked
+from mvc.store import git, pointers
 from mvc.store.layout import BATCH, BATCH_POINTER, STATE, STATE_POINTER, Layout
 from mvc.types import Pointer
 
@@ -69,7 +69,7 @@ def _pointers(layout: Layout, commits: Sequence[str]) -> Iterator[tuple[str, str
     """Commit, pointer file and pointer, for each pointer that the commits have."""
     for at in range(0, len(commits), _CHUNK):
         some = tuple(commits[at : at + _CHUNK])
-        is_few = len(some) <= _FEW and all(map(tracked.is_hash, some))
+        is_few = len(some) <= _FEW and all(map(git.is_hash, some))
         found = (_pointers_of_few if is_few else _pointers_of)(layout, some)
         if is_few and not found:
             _pointers_of_few.cache_clear()  # a commit that a fetch may bring

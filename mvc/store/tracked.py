@@ -9,7 +9,6 @@ that holds neither the old nor the new content.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +22,6 @@ from mvc.store.layout import BATCH_POINTER, CONFIG, STATE_POINTER, Layout
 from mvc.types import Pointer
 
 _GONE = "0" * 40
-_FULL_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -66,12 +64,7 @@ def pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:
     Raises:
         StoreError: one of them is damaged.
     """
-    return (_pointers_of_hash if is_hash(commit) else _pointers_of)(root, commit)
-
-
-def is_hash(name: str) -> bool:
-    """Whether `name` is a full hash; whatever else names a commit may name another one later."""
-    return _FULL_HASH.fullmatch(name) is not None
+    return (_pointers_of_hash if git.is_hash(commit) else _pointers_of)(root, commit)
 
 
 def _pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:
