@@ -195,27 +195,26 @@ def commit(
     batch = objects.store_folder(
         at, folder / "data", begun.copied, layout.BATCH, record.files_meta(begun.copied)
     )
-    objects.remember(at, [*result.files, *begun.copied])
     new = _commit_of(at, begun, result, now)
     to = line.branch or _new_branch(at, line.head)
     rate = result.num_tokens / max(result.seconds, 1e-9)
-    made = workspace.promote(
-        at,
-        workspace.NewCommit(
-            message=messages.format_message(new, begun.message),
-            files={
-                layout.CONFIG: line.config_text,
-                layout.DVC_YAML: record.DVC_YAML,
-                layout.METRICS: record.metrics(new, rate, result.peak_memory_bytes),
-                layout.CURVE: record.curve_csv(result.curve),
-            },
-            pointers=(state, batch),
-            parent=line.head.commit,
-            branch=to,
-            when=new.time,
-            ends="flight" if folder == at.flight else "run",
-        ),
+    new_commit = workspace.NewCommit(
+        message=messages.format_message(new, begun.message),
+        files={
+            layout.CONFIG: line.config_text,
+            layout.DVC_YAML: record.DVC_YAML,
+            layout.METRICS: record.metrics(new, rate, result.peak_memory_bytes),
+            layout.CURVE: record.curve_csv(result.curve),
+        },
+        pointers=(state, batch),
+        parent=line.head.commit,
+        branch=to,
+        when=new.time,
+        ends="flight" if folder == at.flight else "run",
     )
+    with objects.opened(at):
+        objects.remember(at, [*result.files, *begun.copied])
+        made = workspace.promote(at, new_commit)
     return BatchResult(
         commit=history.commit(at.root, made),
         branch=to,
@@ -279,8 +278,9 @@ def _clean_state(at: Layout, head: Commit, progress: Progress) -> str:
     foreign.check_commit(at, head.commit)
     vouched = manifest.files(at, [head.commit])
     state = [each for each in vouched if each.path.startswith(f"{layout.STATE}/")]
-    objects.verify(at, state)
-    own_state(at, head.commit, progress)
+    with objects.opened(at):
+        objects.verify(at, state)
+        own_state(at, head.commit, progress)
     stored = {path: md5 for path, md5, _ in pointers.entries(at, found)}
     return stored.get(ADAPTER, "")  # without one the engine says what is wrong
 

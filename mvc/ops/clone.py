@@ -130,10 +130,11 @@ def _clone(
     remote = _set_up(at, url, tip, data_url, options)
     seen = refs.fetch_refs(at, remote.name)
     wanted = [tip, *(refs.reached(at.root, remote.name) if all_states else ())]
-    moved = bring(at, remote.name, wanted, progress, adapter_only=adapter_only)
-    progress.stage("Bringing the workspace")
-    words = f"clone: from {remotes.masked(url)}"
-    _advance(at, tip, branch, words, adapter_only)
+    with objects.opened(at):
+        moved = bring(at, remote.name, wanted, progress, adapter_only=adapter_only)
+        progress.stage("Bringing the workspace")
+        words = f"clone: from {remotes.masked(url)}"
+        _advance(at, tip, branch, words, adapter_only)
     refs.follow(at, branch, remote.name)
     progress.stop()
     return CloneResult(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from datetime import datetime
 
@@ -39,10 +40,11 @@ def rollback(
         ObjectCorrupt: an object is damaged, here or as a remote sent it; nothing was touched.
         SignatureError: this user asks for signatures, and the commit has none to trust.
     """
-    with Lock(at, f"mvc rollback {shlex.quote(rev)}", moves=True):
+    with Lock(at, f"mvc rollback {shlex.quote(rev)}", moves=True), contextlib.ExitStack() as held:
         if done := workspace.recover(at):
             progress.note(done)
         found = resolve(at, rev, now)
+        held.enter_context(objects.opened(at))
         refuse_dirty(at)
         branch, head = workspace.head(at.root)
         if branch is None or head is None:
