@@ -26,7 +26,7 @@ from benchmarks import frame
 
 SMOLLM = ["train.max_length=64", "train.micro_batch_size=1", "train.packing=false"]
 WIDE = ["train.max_length=16", "train.micro_batch_size=1", "train.packing=false", "lora.r=2048"]
-ROWS = 6  # a batch must outlast the commit of the one before, as it does in use
+ROWS = 4  # a batch must outlast the commit of the one before, as it does in use
 ROUNDS, ROUND = 2, 4  # six gaps of each
 
 

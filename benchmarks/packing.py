@@ -16,7 +16,7 @@ from benchmarks import frame, training
 
 CHATS = 100
 LENGTH = 256
-ROWS = 4  # of a micro-batch, packed or not
+ROWS = 8  # of a micro-batch, packed or not: the Trainer's default
 SFT = {
     "packing": True,
     "max_length": LENGTH,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,26 +30,20 @@ def here() -> Layout:
     return find(Path.cwd())
 
 
-def expect(*modules: str) -> None:
-    """Import what the command will need, in a thread, while git is at work."""
-
-    def bring() -> None:
-        for module in modules:
-            import_module(module)
-
-    Thread(target=bring, name="mvc-expect").start()
-
-
 def now(layout: Layout) -> datetime:
-    """The present in the zone of mvc.toml, or of the machine while mvc.toml cannot be read: a
-    mistake there must not hide the history."""
+    """The present in the zone of mvc.toml; naive, which is the machine's, where that names none or
+    cannot be read: a mistake there must not hide the history.
+
+    Not `config.zone`, whose tzlocal and its imports are a tenth of a page of `mvc log`.
+    """
     from mvc.errors import MvcError
     from mvc.store import config
 
     try:
-        return datetime.now(config.zone(config.load(layout)))
+        settings = config.load(layout)
     except MvcError:
-        return datetime.now().astimezone()
+        return datetime.now()
+    return datetime.now(config.zone(settings) if settings.snapshot.zone else None)
 
 
 def lookup(layout: Layout, commits: Sequence[Commit]) -> Lookup:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvc.cli.context import as_json, expect, here, lookup, now, write
+from mvc.cli.context import as_json, here, lookup, now, write
 
 if TYPE_CHECKING:
     from mvc.store.layout import Layout
@@ -44,8 +44,6 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
     from mvc.ops import log
 
     layout = here()
-    if not json_:
-        expect("mvc.render.log", "mvc.render.console", "mvc.store.config", "tzlocal")
     # One more than is shown: the oldest one's jump is judged by the batch before it.
     known = log.log(layout, rev, limit and limit + 1)
     commits, find = known[:limit], lookup(layout, known)

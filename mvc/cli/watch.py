@@ -89,7 +89,7 @@ def _status(layout: Layout, json_: bool) -> None:
     from mvc.daemon import status
 
     present = now(layout)
-    health = status.health(layout, present)
+    health = status.health(layout, present.astimezone())
     if json_:
         from mvc.render import document
 

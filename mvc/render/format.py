@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
 
 def age(then: datetime, now: datetime) -> str:
     """How long ago `then` was, in one unit: `just now`, `5 min ago`, `3 h ago`, `2 days ago`."""
-    seconds = (now - then).total_seconds()
+    seconds = now.timestamp() - then.timestamp()
     if seconds < -_MINUTE:
         return "in the future"
     if seconds < _MINUTE:
@@ -43,7 +43,8 @@ def age(then: datetime, now: datetime) -> str:
 
 
 def moment(then: datetime, now: datetime) -> str:
-    """The local time of `then` in the zone of `now`: `Fri 2026-11-20 14:03`."""
+    """The local time of `then` in the zone of `now`, the machine's where that is naive:
+    `Fri 2026-11-20 14:03`."""
     return then.astimezone(now.tzinfo).strftime("%a %Y-%m-%d %H:%M")
 
 

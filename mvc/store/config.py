@@ -11,8 +11,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 from msgspec.structs import asdict
@@ -21,6 +20,9 @@ from mvc.errors import ConfigError, UsageError
 from mvc.settings import HORIZON_SCHEDULES, BaseSettings, Settings
 from mvc.store.layout import CONFIG, Layout
 from mvc.store.template import TEMPLATE
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 _MODULE = re.compile(r"[\w.-]+")
 _DEFAULTS = Settings(base=BaseSettings(model=""))
@@ -174,6 +176,8 @@ def zone(settings: Settings) -> ZoneInfo:
     Raises:
         ConfigError: the machine's zone cannot be told.
     """
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     if settings.snapshot.zone:
         return ZoneInfo(settings.snapshot.zone)
     import tzlocal
@@ -231,6 +235,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str, str]]:
             'write HH:MM ("03:00") or a cron expression of five fields ("0 3 * * 1")',
         )
     if snapshot.zone:
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
         try:
             ZoneInfo(snapshot.zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
@@ -55,6 +56,20 @@ def test_age(delta: timedelta, told: str) -> None:
 
 def test_moment_is_local() -> None:
     assert fmt.moment(s.ONE.time, s.NOW) == "Fri 2026-11-20 10:03"  # 09:03 UTC, zone +1
+
+
+def test_a_naive_present_is_the_machine_s_zone_summer_time_and_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        now = datetime(2026, 11, 20, 12)
+        winter, summer = (datetime(2026, month, 1, 12, tzinfo=UTC) for month in (1, 7))
+        assert fmt.moment(winter, now) == "Thu 2026-01-01 13:00"
+        assert fmt.moment(summer, now) == "Wed 2026-07-01 14:00"
+        assert fmt.age(datetime(2026, 11, 20, 10, tzinfo=UTC), now) == "1 h ago"
+    time.tzset()
 
 
 @pytest.mark.parametrize(
