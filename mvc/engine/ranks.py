@@ -80,11 +80,11 @@ def _meet(backend: str, should_stop: ShouldStop) -> None:
     import torch.distributed as dist
 
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = _interruptible(partial(_store, rank, num_ranks), should_stop)
+    store = fresh(_interruptible(partial(_store, rank, num_ranks), should_stop), rank)
     # By ourselves, because torch waits for a rank that never comes as long as in a collective.
-    store.add("mvc/here", 1)
+    store.add("here", 1)
     until = time.monotonic() + JOIN_S
-    while (here := store.add("mvc/here", 0)) < num_ranks:
+    while (here := store.add("here", 0)) < num_ranks:
         if should_stop():
             raise _stopped()
         if time.monotonic() > until:
@@ -92,6 +92,16 @@ def _meet(backend: str, should_stop: ShouldStop) -> None:
         time.sleep(_POLL_S)
     begin = partial(dist.init_process_group, backend, store=store, rank=rank, world_size=num_ranks)
     _interruptible(begin, should_stop)
+
+
+def fresh(store: Any, rank: int) -> Any:
+    """A part of `store` that was never used: each rank counts what it has begun there.
+
+    A script may train again and again, and a launcher's store is there before us and after us.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    return PrefixStore(f"mvc/{store.add(f'mvc/{rank}', 1)}", store)
 
 
 def _store(rank: int, num_ranks: int) -> Any:

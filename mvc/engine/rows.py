@@ -343,11 +343,19 @@ def _pack(
 
 @contextmanager
 def _in_memory() -> Iterator[None]:
-    """`datasets` without bars and without files in its cache; TRL's remarks are not shown."""
+    """`datasets` without bars and without files in its cache; TRL's remarks are not shown.
+
+    With no files to share, no rank waits for another, as TRL would have it: rank 0 reads a batch
+    before the others know of it.
+    """
     import logging
 
     import datasets
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
 
+    ranks = PartialState()
+    kind, ranks.distributed_type = ranks.distributed_type, DistributedType.NO
     caching, bars = datasets.is_caching_enabled(), datasets.are_progress_bars_disabled()
     trl_log = logging.getLogger("trl")
     level = trl_log.level
@@ -357,6 +365,7 @@ def _in_memory() -> Iterator[None]:
     try:
         yield
     finally:
+        ranks.distributed_type = kind
         trl_log.setLevel(level)
         if caching:
             datasets.enable_caching()

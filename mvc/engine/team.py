@@ -182,9 +182,9 @@ def _take(store: Any, number: int, should_stop: ShouldStop) -> _Given:
 
 
 def _store() -> Any:
-    from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+    from torch.distributed.distributed_c10d import _get_default_store
 
-    return PrefixStore("mvc", _get_default_store())
+    return ranks.fresh(_get_default_store(), ranks.rank())
 
 
 def _heartbeat(store: Any, lost: Lost) -> Callable[[], None]:
