@@ -152,8 +152,6 @@ class _Torchrun:
         command += [f"--log-dir={self._folder.name}"]  # else it leaves a folder in /tmp
         command += [f"--nproc-per-node={how.nproc}", "-m", "mvc.engine.worker", str(root)]
         usual = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // how.nproc, 1))}
-        if found := meeting.interface(host):
-            usual["GLOO_SOCKET_IFNAME"] = found
         own = self._own()
         if how.nnodes == 1:
             own[ranks.MEETING] = str(Path(self._folder.name) / "meeting")

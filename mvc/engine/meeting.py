@@ -34,23 +34,32 @@ def split(endpoint: str) -> tuple[str, int]:
     return host, _PORT if port is None else port
 
 
-def interface(host: str) -> str | None:
-    """This machine's network interface that leads to `host`, for gloo, which without one asks what
-    the machine's own name resolves to: often the loopback, where no other machine comes.
+def address(host: str) -> str | None:
+    """This machine's own address on the way to `host`.
 
     None where it cannot be told, as where this machine's own name resolves to the loopback: the
     other machines come from elsewhere.
     """
     with contextlib.suppress(OSError):
-        family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        family, kind, _, _, there = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as asking:
-            asking.connect(address)  # of a datagram socket: chooses the way, sends nothing
+            asking.connect(there)  # of a datagram socket: chooses the way, sends nothing
             here: str = asking.getsockname()[0].partition("%")[0]
-        if ipaddress.ip_address(here).is_loopback and not _is_loopback(host):
-            return None
-        for name, addresses in psutil.net_if_addrs().items():
-            if any(each.address.partition("%")[0] == here for each in addresses):
-                return str(name)
+        if _is_loopback(host) or not _is_loopback(here):
+            return here
+    return None
+
+
+def interface(host: str) -> str | None:
+    """This machine's network interface that leads to `host`, for gloo, which without one asks what
+    the machine's own name resolves to: often the loopback, where no other machine comes.
+
+    None where `address` is.
+    """
+    here = address(host)
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address.partition("%")[0] == here for each in addresses):
+            return str(name)
     return None
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from datetime import timedelta
 from functools import partial
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from mvc.engine import meeting
 from mvc.errors import EngineError, Interrupted
 from mvc.types import ShouldStop, never_stop
 
@@ -32,6 +33,7 @@ MEETING = "MVC_MEETING"
 JOIN_S = float(os.environ.get("MVC_JOIN_S", 300))
 """How long the processes of a launch wait for each other at its beginning."""
 
+_INTERFACE = "GLOO_SOCKET_IFNAME"
 _POLL_S = 0.05
 _SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
@@ -63,6 +65,7 @@ def join(should_stop: ShouldStop = never_stop) -> None:
     import torch.distributed as dist
 
     if dist.is_initialized():
+        _choose_interface([os.environ.get("MASTER_ADDR", "")])  # for groups that `team` adds
         return
     cuda = torch.cuda.is_available()
     if cuda:
@@ -81,6 +84,9 @@ def _meet(backend: str, should_stop: ShouldStop) -> None:
 
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = fresh(_interruptible(partial(_store, rank, num_ranks), should_stop), rank)
+    # On one machine nothing of the ranks is to be on the network.
+    host = "127.0.0.1" if MEETING in os.environ else os.environ["MASTER_ADDR"]
+    store.set(f"address/{rank}", meeting.address(host) or "")
     # By ourselves, because torch waits for a rank that never comes as long as in a collective.
     store.add("here", 1)
     until = time.monotonic() + JOIN_S
@@ -90,6 +96,8 @@ def _meet(backend: str, should_stop: ShouldStop) -> None:
         if time.monotonic() > until:
             raise RuntimeError(f"{here} of {num_ranks} came within {JOIN_S:.0f} seconds")
         time.sleep(_POLL_S)
+    others = (store.get(f"address/{other}").decode() for other in range(num_ranks))
+    _choose_interface(chain([host], others))
     begin = partial(dist.init_process_group, backend, store=store, rank=rank, world_size=num_ranks)
     _interruptible(begin, should_stop)
 
@@ -102,6 +110,18 @@ def fresh(store: Any, rank: int) -> Any:
     from torch.distributed.distributed_c10d import PrefixStore
 
     return PrefixStore(f"mvc/{store.add(f'mvc/{rank}', 1)}", store)
+
+
+def _choose_interface(hosts: Iterable[str]) -> None:
+    """Have gloo take the network that leads to the first of `hosts` to which one is known.
+
+    To the machine where all meet; on that machine itself, whose name may resolve to its loopback,
+    to one of the others.
+    """
+    if _INTERFACE not in os.environ:
+        for found in filter(None, map(meeting.interface, hosts)):
+            os.environ[_INTERFACE] = found
+            return
 
 
 def _store(rank: int, num_ranks: int) -> Any:

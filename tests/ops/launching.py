@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,18 +27,17 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 @dataclass
 class Machine:
-    """Where a command runs: what stands before it, and its environment."""
+    """Where a command runs: where others find it, and what stands before the command."""
 
     address: str = "127.0.0.1"
     prefix: list[str] = field(default_factory=list)
-    env: dict[str, str] = field(default_factory=dict)
 
     def start(self, *command: object, cwd: Path, **env: str) -> subprocess.Popen[str]:
         """Start a command here; stderr comes with stdout."""
         return subprocess.Popen(
             [*self.prefix, *map(str, command)],
             cwd=cwd,
-            env={**os.environ, **self.env, **env},
+            env={**os.environ, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -68,7 +68,8 @@ def free_port() -> int:
 def two_machines(hidden: Path) -> Iterator[tuple[Machine, Machine]]:
     """Two network namespaces joined by a cable, the second without the folder `hidden`.
 
-    Where this machine gives none (no root), two plain places on the loopback.
+    To itself each one's name is an address of the loopback, as in Debian's /etc/hosts. Where this
+    machine gives no namespaces (no root), two plain places on the loopback.
     """
     names = [f"mvc{os.getpid()}{letter}" for letter in "ab"]
     made = [subprocess.run(["ip", "netns", "add", n], capture_output=True) for n in names]
@@ -79,24 +80,30 @@ def two_machines(hidden: Path) -> Iterator[tuple[Machine, Machine]]:
         a, b = names
         cable = ["link", "add", "eth1", "netns", a, "type", "veth", "peer", "eth1", "netns", b]
         subprocess.run(["ip", *cable], check=True)
-        machines = []
-        for number, name in enumerate(names, 1):
-            address = f"10.77.0.{number}"
-            for what in (
-                ["addr", "add", f"{address}/24", "dev", "eth1"],
-                ["link", "set", "eth1", "up"],
-                ["link", "set", "lo", "up"],
-            ):
-                subprocess.run(["ip", "-n", name, *what], check=True)
-            prefix = ["ip", "netns", "exec", name]
-            if number == 2:
-                hide = 'mount -t tmpfs none "$0" && exec "$@"'
-                prefix += ["unshare", "--mount", "sh", "-c", hide, str(hidden)]
-            machines.append(Machine(address, prefix, {"GLOO_SOCKET_IFNAME": "eth1"}))
-        yield machines[0], machines[1]
+        with tempfile.TemporaryDirectory() as folder:
+            one, two = (_machine(n, number, Path(folder)) for number, n in enumerate(names, 1))
+            two.prefix += ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
+            yield one, two
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def _machine(namespace: str, number: int, folder: Path) -> Machine:
+    # The gloo process with the higher address calls the other: below 127 it would be the one that
+    # has wrongly taken its loopback, and the test would pass.
+    address, other = (f"198.51.100.{each}" for each in (number, 3 - number))
+    for what in (
+        ["addr", "add", f"{address}/24", "dev", "eth1"],
+        ["link", "set", "eth1", "up"],
+        ["link", "set", "lo", "up"],
+    ):
+        subprocess.run(["ip", "-n", namespace, *what], check=True)
+    hosts = folder / f"hosts{number}"
+    hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 mvc{number}\n{other} mvc{3 - number}\n")
+    known = ["sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts)]
+    prefix = ["ip", "netns", "exec", namespace, "unshare", "--mount", *known]
+    return Machine(address, prefix)
 
 
 def make_model(folder: Path, tiny_base: Path) -> tuple[Layout, Path]:
