@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -22,7 +23,6 @@ from mvc.cli.context import as_json, here, write
 )
 @click.option(
     "--node-rank",
-    default=0,
     type=click.IntRange(min=0),
     envvar="MVC_NODE_RANK",
     help="Which machine of [launch] this is; 0 has the repo.  [env: MVC_NODE_RANK]",
@@ -41,7 +41,7 @@ def command(
     again: bool,
     message: str | None,
     nproc: int | None,
-    node_rank: int,
+    node_rank: int | None,
     restart: bool,
     dry_run: bool,
     dump: Path | None,
@@ -95,7 +95,7 @@ def _train(
     again: bool,
     message: str | None,
     nproc: int | None,
-    node_rank: int,
+    node_rank: int | None,
     restart: bool,
     json_: bool,
 ) -> None:
@@ -106,6 +106,8 @@ def _train(
     from mvc.render import result as told
     from mvc.render.progress import progress
 
+    if node_rank is not None:
+        os.environ["MVC_NODE_RANK"] = str(node_rank)  # also where srun has numbers of its own
     if train.follows():  # a launcher's other ranks have no repo, and nothing to say
         with graceful() as should_stop:
             train.follow(Path.cwd(), should_stop)
@@ -124,7 +126,7 @@ def _train(
                 again=again,
                 message=message,
                 nproc=nproc,
-                node_rank=node_rank,
+                node_rank=node_rank or 0,
                 restart=restart,
                 progress=display,
                 should_stop=should_stop,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from mvc.engine import meeting
+from mvc.engine import meeting, slurm
 from mvc.errors import EngineError, Interrupted
 from mvc.types import ShouldStop, never_stop
 
@@ -35,20 +35,20 @@ JOIN_S = float(os.environ.get("MVC_JOIN_S", 300))
 
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 _POLL_S = 0.05
-_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
 def launched() -> tuple[int, int] | None:
     """(rank, number of processes) where a launcher started this process as one of several.
 
     torchrun, Ray Train and the like set RANK, WORLD_SIZE and MASTER_ADDR; Slurm's srun has names
-    of its own for the first two, taken where MASTER_ADDR shows that they are meant, and inside a
-    step alone: a batch script has them too, and runs once.
+    of its own, which are written as these.
+
+    Raises:
+        ConfigError: Slurm started it, and it cannot be told where the processes meet.
     """
     found = os.environ
-    if {"MASTER_ADDR", "SLURM_STEP_ID", "SLURM_PROCID"} <= found.keys() and "RANK" not in found:
-        found |= {name: found[theirs] for name, theirs in _SLURM.items() if theirs in found}
-        found.setdefault("MASTER_PORT", "29500")
+    if "RANK" not in found:
+        found |= slurm.launched(found)
     if not {"MASTER_ADDR", "RANK", "WORLD_SIZE"} <= found.keys() or found["WORLD_SIZE"] == "1":
         return None
     return int(found["RANK"]), int(found["WORLD_SIZE"])
@@ -75,7 +75,8 @@ def join(should_stop: ShouldStop = never_stop) -> None:
     except (RuntimeError, ValueError) as error:
         raise EngineError(
             f"the other processes of this training cannot be reached: {error}",
-            "look at MASTER_ADDR and MASTER_PORT, or at launch.rdzv_endpoint in mvc.toml",
+            "look at MASTER_ADDR and MASTER_PORT, or at launch.rdzv_endpoint in mvc.toml; "
+            "`mvc train --node-rank 0` leaves the other tasks of an srun alone",
         ) from error
 
 

@@ -25,7 +25,7 @@ from mvc import errors
 from mvc.engine import checkpoint, ranks, train
 from mvc.engine.heartbeat import Heartbeat, Lost, say
 from mvc.engine.session import Session
-from mvc.errors import EngineError, Interrupted, MvcError
+from mvc.errors import EngineError, Interrupted, MvcError, RepoError
 from mvc.types import SILENT, Progress, ShouldStop, TrainResult, never_stop
 
 _HERE = "here"
@@ -131,13 +131,19 @@ def as_told(error: BaseException) -> MvcError | None:
 
 
 def follow(
-    root: Path, should_stop: ShouldStop, *, may_leave: bool = True, lost: Lost = say
+    root: Path,
+    should_stop: ShouldStop,
+    *,
+    own: Path | None = None,
+    may_leave: bool = True,
+    lost: Lost = say,
 ) -> None:
     """The side of every other rank: train what rank 0 gives out, until it says that it is over.
 
     Args:
         root: where a base is looked for that is named by a relative path.
         should_stop: asked after every step, and while nothing is to be trained.
+        own: the model repo that this rank stands in, which may only be rank 0's.
         may_leave: whether it is heeded while nothing is to be trained.
         lost: hears of another rank that is gone.
 
@@ -155,11 +161,28 @@ def follow(
                 if given.error:
                     raise given.error.error(ranks.rank())
                 return
+            if own:
+                _check_repo(store, own, Path(given.job.root))
             _together(store, given.job, given.token, session, SILENT, should_stop)
             session.forget(given.job.data_md5)
             number += 1
     finally:
         rest()
+
+
+def _check_repo(store: Any, own: Path, root: Path) -> None:
+    """Refuse to train along where a line of this rank's own was meant.
+
+    Another machine may have a clone, at another path than rank 0's.
+    """
+    if root.is_dir() and not own.samefile(root):
+        apart = RepoError(
+            f"{own} is another model repo than process 0's, {root}; what a launcher starts "
+            "together trains one batch together",
+            "for a training in each of them, start them one by one, or with `--node-rank 0`",
+        )
+        _first(store, Told.of(apart))
+        raise apart
 
 
 def _take(store: Any, number: int, should_stop: ShouldStop) -> _Given:

@@ -25,7 +25,7 @@ from mvc.errors import (
 )
 from mvc.ops import batch, run
 from mvc.store import config, history, user, workspace
-from mvc.store.layout import Layout
+from mvc.store.layout import Layout, find
 from mvc.store.lock import Lock
 from mvc.types import (
     SILENT,
@@ -186,7 +186,10 @@ def follow(root: Path, should_stop: ShouldStop) -> None:
     """
     from mvc.engine import team
 
-    team.follow(root, should_stop)
+    own = None
+    with contextlib.suppress(RepoError):
+        own = find(root).root
+    team.follow(root, should_stop, own=own)
 
 
 def _recover(at: Layout, progress: Progress) -> None:

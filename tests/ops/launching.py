@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,24 +114,32 @@ def make_model(folder: Path, tiny_base: Path) -> tuple[Layout, Path]:
     return Layout(folder / "model"), write_batch(folder / "day.jsonl", 0, 40)
 
 
-def srun(root: Path, data: Path, elsewhere: Path) -> list[subprocess.Popen[str]]:
+def step(machines: Sequence[Machine]) -> list[dict[str, str]]:
+    """What srun tells each of two tasks, with no word of where they meet."""
+    apart = machines[0] is not HERE
+    nodes = "mvc[1-2]" if apart else "localhost"
+    common = {
+        "SLURM_JOB_ID": str(free_port()),  # a number of this step's own, which chooses its port
+        "SLURM_JOB_NODELIST": nodes,
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NODELIST": nodes,
+        "SLURM_STEP_NUM_TASKS": "2",
+    }
+    return [
+        common | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(0 if apart else task)}
+        for task in range(2)
+    ]
+
+
+def srun(
+    root: Path, files: Sequence[Path], elsewhere: Path, machines: Sequence[Machine] = (HERE, HERE)
+) -> list[subprocess.Popen[str]]:
     """Two processes as Slurm starts them, the second in a folder that is no repo."""
     elsewhere.mkdir(exist_ok=True)
-    port = str(free_port())
     return [
-        HERE.start(
-            *MVC,
-            "train",
-            data,
-            cwd=[root, elsewhere][rank],
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-            SLURM_STEP_ID="0",
-            SLURM_PROCID=str(rank),
-            SLURM_NTASKS="2",
-            SLURM_LOCALID=str(rank),
-        )
-        for rank in range(2)
+        machine.start(*MVC, "train", *files, cwd=cwd, **told)
+        for machine, cwd, told in zip(machines, (root, elsewhere), step(machines), strict=True)
     ]
 
 

@@ -105,7 +105,7 @@ def test_a_killed_rank_ends_the_batch_for_all_and_the_next_run_goes_on(
 
 def test_a_rank_that_slurm_loses_ends_the_batch(at: Layout, data: Path, tmp_path: Path) -> None:
     """No torchrun watches here: the one that is left must notice by itself."""
-    running = srun(at.root, data, tmp_path / "elsewhere")
+    running = srun(at.root, [data], tmp_path / "elsewhere")
     wait_for(at.run / "checkpoints" / "checkpoint-3", running[0])
     running[1].kill()
     code, said = ended(running[0])
@@ -123,7 +123,7 @@ def test_a_rank_with_another_base_fails_the_batch_for_all(
     shutil.copytree(tiny_base, elsewhere / "base")
     weights = elsewhere / "base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    running = srun(at.root, data, elsewhere)
+    running = srun(at.root, [data], elsewhere)
     (owner, first), (other, second) = map(ended, running)
     assert owner == other == 1
     assert "Error: process 1: base model base is another one" in first, first

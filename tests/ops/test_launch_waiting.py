@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mvc.engine import ranks
 from mvc.ops import trust
 from mvc.store import history
 from mvc.store.layout import Layout
@@ -100,7 +99,7 @@ def test_a_launcher_s_rank_0_that_cannot_begin_tells_the_others(
     made: tuple[Layout, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "nowhere").mkdir()
-    running = srun(tmp_path / "nowhere", made[1], tmp_path / "elsewhere")
+    running = srun(tmp_path / "nowhere", [made[1]], tmp_path / "elsewhere")
     (owner, first), (other, second) = map(ended, running)
     assert (owner, other) == (1, 1)
     assert "nowhere is not inside a model repo" in first, first
@@ -112,23 +111,8 @@ def test_a_launcher_s_rank_waits_a_while_for_one_that_does_not_come(
     made: tuple[Layout, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: int
 ) -> None:
     monkeypatch.setenv("MVC_JOIN_S", "8")
-    running = srun(made[0].root, made[1], tmp_path / "elsewhere")
+    running = srun(made[0].root, [made[1]], tmp_path / "elsewhere")
     running[1 - alone].kill()
     running[1 - alone].wait()
     code, said = ended(running[alone])
     assert code == 1 and "cannot be reached" in said, said
-
-
-def test_a_batch_script_of_slurm_is_no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    for name, value in (("MASTER_ADDR", "here"), ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2")):
-        monkeypatch.setenv(name, value)
-    assert ranks.launched() is None
-    # `launched` writes torch's names for Slurm's, which monkeypatch takes back.
-    monkeypatch.setenv("MASTER_PORT", "29500")
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SLURM_STEP_ID", "0")
-    assert ranks.launched() == (0, 2)

@@ -1,4 +1,4 @@
-"""Joining what somebody else launched: torchrun, Slurm's srun, Ray Train."""
+"""Joining what somebody else launched: torchrun, Slurm's srun."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mvc.ops import init, train
 from mvc.store import history
 from mvc.store.layout import Layout
 from tests.ops.conftest import SETS, sound, state_bytes, write_batch
-from tests.ops.launching import HERE, TORCHRUN, ended
+from tests.ops.launching import HERE, MVC, TORCHRUN, ended, srun, step, two_machines
 
 pytestmark = pytest.mark.slow
 
@@ -53,3 +53,38 @@ def test_torchrun_s_processes_train_file_after_file(
     code, said = ended(HERE.start(*TORCHRUN, "-m", "mvc", "train", *files, cwd=at.root))
     assert code == 0, said
     assert_trained_once(at, _made)
+
+
+def test_a_step_of_srun_finds_together(
+    at: Layout, files: list[Path], _made: Path, tmp_path: Path
+) -> None:
+    """On two machines, the first of which finds its own name at its loopback."""
+    with two_machines(hidden=at.root.parent) as machines:
+        running = srun(at.root, files, tmp_path / "elsewhere", machines)
+        done = [ended(each) for each in running]
+    assert [code for code, _ in done] == [0, 0], done
+    assert_trained_once(at, _made)
+
+
+def test_tasks_in_repos_of_their_own_are_refused(
+    at: Layout, files: list[Path], tmp_path: Path
+) -> None:
+    """Who means a training in each must not find one trained, and the others silent."""
+    other = Layout(tmp_path / "other")
+    subprocess.run(["cp", "-a", at.root, other.root], check=True)
+    (first, said), (second, own) = map(ended, srun(at.root, files, other.root))
+    assert first == second == 1, (said, own)
+    for text in (said, own):
+        assert f"{other.root} is another model repo than process 0's, {at.root}" in text
+        assert "with `--node-rank 0`" in text
+    assert [len(history.log(each.root, "HEAD")) for each in (at, other)] == [1, 1]
+
+
+def test_a_task_may_train_for_itself_and_other_verbs_do_not_join(
+    at: Layout, files: list[Path]
+) -> None:
+    told = step([HERE, HERE])[1]
+    alone = HERE.start(*MVC, "train", "--node-rank", 0, files[0], cwd=at.root, **told)
+    assert ended(alone)[0] == 0
+    code, said = ended(HERE.start(*MVC, "log", cwd=at.root, **told))
+    assert code == 0 and "@1" in said, said
