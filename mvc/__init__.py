@@ -34,12 +34,23 @@ if TYPE_CHECKING:
 def open(path: "str | PathLike[str]" = ".") -> "Model":
     """The model repo that holds `path`, with every verb as a method.
 
+    What a launcher started beside the repo's owner, on other machines, needs no repo to train
+    along, so one line serves all of them.
+
     Raises:
         RepoError: `path` is not inside a model repo.
     """
     from pathlib import Path
 
+    from mvc.errors import RepoError
     from mvc.ops.model import Model
-    from mvc.store.layout import find
+    from mvc.store.layout import Layout, find
 
-    return Model(find(Path(path)))
+    try:
+        return Model(find(Path(path)))
+    except RepoError:
+        from mvc.ops import train
+
+        if not train.follows():
+            raise
+        return Model(Layout(Path(path).absolute()))

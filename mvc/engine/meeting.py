@@ -1,4 +1,4 @@
-"""Where the processes of a launch meet: an endpoint's parts, and the network that leads there."""
+"""Where the processes of a launch meet: an endpoint, the network that leads there, its port."""
 
 from __future__ import annotations
 
@@ -61,6 +61,17 @@ def interface(host: str) -> str | None:
         if any(each.address.partition("%")[0] == here for each in addresses):
             return str(name)
     return None
+
+
+def is_held_above(port: str) -> bool:
+    """Whether a process that started this one, or one above it, listens at `port`."""
+    with contextlib.suppress(psutil.Error):
+        return any(
+            each.status == psutil.CONN_LISTEN and str(each.laddr.port) == port
+            for process in psutil.Process().parents()
+            for each in process.net_connections(kind="tcp")
+        )
+    return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -7,6 +7,7 @@ process everything here is the identity.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,12 +41,14 @@ _POLL_S = 0.05
 def launched() -> tuple[int, int] | None:
     """(rank, number of processes) where a launcher started this process as one of several.
 
-    torchrun, Ray Train and the like set RANK, WORLD_SIZE and MASTER_ADDR; Slurm's srun has names
-    of its own, which are written as these.
+    torchrun and the like set RANK, WORLD_SIZE and MASTER_ADDR; Slurm's srun has names of its own,
+    which are written as these; Ray Train has joined the processes already.
 
     Raises:
         ConfigError: Slurm started it, and it cannot be told where the processes meet.
     """
+    if "torch.distributed" in sys.modules and world_size() > 1:
+        return rank(), world_size()
     found = os.environ
     if "RANK" not in found:
         found |= slurm.launched(found)
@@ -133,8 +136,15 @@ def _store(rank: int, num_ranks: int) -> Any:
 
     if MEETING in os.environ:
         return dist.FileStore(os.environ[MEETING], num_ranks)  # type: ignore[attr-defined]
-    found = rendezvous("env://", rank, num_ranks, timeout=timedelta(seconds=JOIN_S))
-    store, _, _ = next(iter(found))
+    wait, port = timedelta(seconds=JOIN_S), os.environ.get("MASTER_PORT", "")
+    if rank == 0 and meeting.is_held_above(port):
+        # A command in a worker of Ray Train, which keeps a store there: the others come to it.
+        host = os.environ["MASTER_ADDR"]
+        store: Any = dist.TCPStore(  # type: ignore[attr-defined]
+            host, int(port), num_ranks, is_master=False, timeout=wait
+        )
+    else:
+        store, _, _ = next(iter(rendezvous("env://", rank, num_ranks, timeout=wait)))
     store.set_timeout(dist.default_pg_timeout)
     return store
 

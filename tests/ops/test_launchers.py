@@ -1,19 +1,26 @@
-"""Joining what somebody else launched: torchrun, Slurm's srun."""
+"""Joining what somebody else launched: torchrun, Slurm's srun, Ray Train."""
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import mvc
+from mvc.errors import RepoError
 from mvc.ops import init, train
 from mvc.store import history
 from mvc.store.layout import Layout
 from tests.ops.conftest import SETS, sound, state_bytes, write_batch
 from tests.ops.launching import HERE, MVC, TORCHRUN, ended, srun, step, two_machines
+from tests.ops.under_ray import LOOPS
 
 pytestmark = pytest.mark.slow
+RAY_S = 180
+no_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="needs `pip install ray`")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +52,17 @@ def assert_trained_once(at: Layout, made: Path) -> None:
     assert state_bytes(at) == state_bytes(Layout(made / "undisturbed"))
     assert len(history.log(at.root, "HEAD")) == 3
     assert sound(at)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("how", ["imitated", pytest.param("ray", marks=no_ray)])
+def test_workers_of_ray_train(
+    at: Layout, files: list[Path], _made: Path, how: str, loop: str
+) -> None:
+    """With Ray itself where it is installed, which CI is spared (`tests.ops.under_ray`)."""
+    command = [sys.executable, "-m", "tests.ops.under_ray", how, loop, at.root, *files]
+    subprocess.run(command, check=True, timeout=RAY_S)
+    assert_trained_once(at, _made)
 
 
 def test_torchrun_s_processes_train_file_after_file(
@@ -88,3 +106,12 @@ def test_a_task_may_train_for_itself_and_other_verbs_do_not_join(
     assert ended(alone)[0] == 0
     code, said = ended(HERE.start(*MVC, "log", cwd=at.root, **told))
     assert code == 0 and "@1" in said, said
+
+
+def test_what_trains_along_needs_no_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert mvc.open(tmp_path / "no-repo").layout.root == tmp_path / "no-repo"
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(RepoError):
+        mvc.open(tmp_path / "no-repo")
