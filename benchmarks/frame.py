@@ -11,10 +11,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import pty
 import statistics
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -162,9 +164,7 @@ def call(*words: str | Path, cwd: Path, **env: str) -> float:
 
     `python`, `mvc` and `dvc` are those beside this interpreter.
     """
-    command = [str(word) for word in words]
-    if (BIN / command[0]).exists():
-        command[0] = str(BIN / command[0])
+    command = _command(words)
     begun = time.perf_counter()
     done = subprocess.run(
         command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True
@@ -173,6 +173,30 @@ def call(*words: str | Path, cwd: Path, **env: str) -> float:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
     return seconds
+
+
+def shown(*words: str | Path, cwd: Path) -> float:
+    """`call` on a terminal of 120 columns, as a person sees it; its output is not kept."""
+    outer, inner = pty.openpty()
+    termios.tcsetwinsize(inner, (40, 120))
+    begun = time.perf_counter()
+    with subprocess.Popen(_command(words), cwd=cwd, stdin=inner, stdout=inner, stderr=inner) as run:
+        os.close(inner)
+        with contextlib.suppress(OSError):  # the other end is closed
+            while os.read(outer, 1 << 16):
+                pass
+    seconds = time.perf_counter() - begun
+    os.close(outer)
+    if run.returncode:
+        raise RuntimeError(f"{words}: {run.returncode}")
+    return seconds
+
+
+def _command(words: Sequence[str | Path]) -> list[str]:
+    command = [str(word) for word in words]
+    if (BIN / command[0]).exists():
+        command[0] = str(BIN / command[0])
+    return command
 
 
 def settle(num_bytes: int = 5 << 28) -> None:

@@ -29,6 +29,11 @@ def main() -> None:
                     frame.call("git", "log", "-n", count, fields, cwd=root)
                     + frame.call("python", "-c", RICH, cwd=root)
                 ),
+                "terminal": lambda: frame.shown("mvc", "log", "-n", count, cwd=root),
+                "git log + rich, terminal": lambda: (
+                    frame.shown("git", "--no-pager", "log", "-n", count, fields, cwd=root)
+                    + frame.shown("python", "-c", RICH, cwd=root)
+                ),
                 "mvc log --json": lambda: frame.call("mvc", "log", "--json", cwd=root),
                 "git log": lambda: frame.call("git", "log", fields, cwd=root),
                 "python": lambda: frame.call("python", "-c", RICH, cwd=root),
@@ -45,6 +50,13 @@ def main() -> None:
             at_most=1.3,
             why="above the floor: msgspec, mvc.toml and the time zone, mvc's own modules, a second "
             "git; some 10 ms each",
+        ),
+        frame.row(
+            f"`mvc log -n {PAGE}` of {COMMITS:,} commits, on a terminal",
+            "the same, on a terminal",
+            found["terminal"],
+            found["git log + rich, terminal"],
+            why="rich's console is imported and draws colours",
         ),
         frame.row(
             f"`mvc log --json`, all {COMMITS:,}",

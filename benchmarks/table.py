@@ -15,7 +15,18 @@ from benchmarks.frame import RESULTS
 README = RESULTS.parent / "README.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 # The order of the table; what is not named here comes after.
-ORDER = ("commit", "checkout", "gap", "steps", "packing", "memory", "log", "growth", "startup")
+ORDER = (
+    "commit",
+    "checkout",
+    "gap",
+    "steps",
+    "packing",
+    "memory",
+    "log",
+    "growth",
+    "startup",
+    "gpu",
+)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ figures are in the file as soon as it ends, and none begins after `--seconds`: r
 the same `--out` and it goes on with what is missing. `--tiny` shrinks every shape, so that a
 machine without a GPU can show that the program works; its figures mean nothing.
 
-No figure of a GPU has been measured with it yet: no machine with one was to be had.
+`python -m benchmarks.gpu.rows gpu.json` makes rows of the table of it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class Session:
         plain, exact = runs.get("exact/as it is/1"), runs.get("exact/deterministic/1")
         if plain and exact:
             self.found["pace of exact"] = exact["tokens_per_s"] / plain["tokens_per_s"]
-        self.found["about"] = [frame.machine(), frame.versions()]
+        self.found["about"] = [frame.machine(), frame.versions(), f"{datetime.now(UTC):%Y-%m-%d}"]
         self.out.write_text(json.dumps(self.found, indent=2) + "\n")
 
 

@@ -63,6 +63,8 @@ def command(
         raise UsageError(
             "--dump needs --dry-run", "run `mvc train FILE --dry-run --dump OUT.jsonl`"
         )
+    if node_rank is not None:
+        os.environ["MVC_NODE_RANK"] = str(node_rank)  # also where srun has numbers of its own
     if dry_run:
         _plan(files, nproc, dump, json_)
     else:
@@ -106,8 +108,6 @@ def _train(
     from mvc.render import result as told
     from mvc.render.progress import progress
 
-    if node_rank is not None:
-        os.environ["MVC_NODE_RANK"] = str(node_rank)  # also where srun has numbers of its own
     if train.follows():  # a launcher's other ranks have no repo, and nothing to say
         with graceful() as should_stop:
             train.follow(Path.cwd(), should_stop)

@@ -56,10 +56,11 @@ def interface(host: str) -> str | None:
 
     None where `address` is.
     """
-    here = address(host)
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(each.address.partition("%")[0] == here for each in addresses):
-            return str(name)
+    if here := address(host):
+        with contextlib.suppress(OSError):
+            for name, addresses in psutil.net_if_addrs().items():
+                if any(each.address.partition("%")[0] == here for each in addresses):
+                    return str(name)
     return None
 
 

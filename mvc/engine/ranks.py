@@ -49,9 +49,9 @@ def launched() -> tuple[int, int] | None:
     """
     if "torch.distributed" in sys.modules and world_size() > 1:
         return rank(), world_size()
-    found = os.environ
+    found = dict(os.environ)
     if "RANK" not in found:
-        found |= slurm.launched(found)
+        found = found | slurm.launched(found)
     if not {"MASTER_ADDR", "RANK", "WORLD_SIZE"} <= found.keys() or found["WORLD_SIZE"] == "1":
         return None
     return int(found["RANK"]), int(found["WORLD_SIZE"])
@@ -70,17 +70,15 @@ def join(should_stop: ShouldStop = never_stop) -> None:
     if dist.is_initialized():
         _choose_interface([os.environ.get("MASTER_ADDR", "")])  # for groups that `team` adds
         return
+    if "RANK" not in os.environ:
+        os.environ |= slurm.launched(os.environ)
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
         _meet("cpu:gloo,cuda:nccl" if cuda else "gloo", should_stop)
     except (RuntimeError, ValueError) as error:
-        raise EngineError(
-            f"the other processes of this training cannot be reached: {error}",
-            "look at MASTER_ADDR and MASTER_PORT, or at launch.rdzv_endpoint in mvc.toml; "
-            "`mvc train --node-rank 0` leaves the other tasks of an srun alone",
-        ) from error
+        raise _unreached(error) from error
 
 
 def _meet(backend: str, should_stop: ShouldStop) -> None:
@@ -91,19 +89,38 @@ def _meet(backend: str, should_stop: ShouldStop) -> None:
     # On one machine nothing of the ranks is to be on the network.
     host = "127.0.0.1" if MEETING in os.environ else os.environ["MASTER_ADDR"]
     store.set(f"address/{rank}", meeting.address(host) or "")
-    # By ourselves, because torch waits for a rank that never comes as long as in a collective.
+    gathered(store, num_ranks, should_stop)
+    others = (store.get(f"address/{other}").decode() for other in range(num_ranks))
+    _choose_interface(chain([host], others))
+    begin = partial(dist.init_process_group, backend, store=store, rank=rank, world_size=num_ranks)
+    _interruptible(begin, should_stop)
+
+
+def gathered(store: Any, num_ranks: int, should_stop: ShouldStop) -> None:
+    """Wait until every rank is at `store`, a `fresh` one.
+
+    By ourselves, because torch waits for a rank that never comes as long as in a collective.
+
+    Raises:
+        EngineError: not all of them came.
+        Interrupted: `should_stop` answered yes.
+    """
     store.add("here", 1)
     until = time.monotonic() + JOIN_S
     while (here := store.add("here", 0)) < num_ranks:
         if should_stop():
             raise _stopped()
         if time.monotonic() > until:
-            raise RuntimeError(f"{here} of {num_ranks} came within {JOIN_S:.0f} seconds")
+            raise _unreached(f"{here} of {num_ranks} came within {JOIN_S:.0f} seconds")
         time.sleep(_POLL_S)
-    others = (store.get(f"address/{other}").decode() for other in range(num_ranks))
-    _choose_interface(chain([host], others))
-    begin = partial(dist.init_process_group, backend, store=store, rank=rank, world_size=num_ranks)
-    _interruptible(begin, should_stop)
+
+
+def _unreached(why: object) -> EngineError:
+    return EngineError(
+        f"the other processes of this training cannot be reached: {why}",
+        "look at MASTER_ADDR and MASTER_PORT, or at launch.rdzv_endpoint in mvc.toml; "
+        "`mvc train --node-rank 0` leaves the other tasks of an srun alone",
+    )
 
 
 def fresh(store: Any, rank: int) -> Any:

@@ -354,8 +354,8 @@ def _in_memory() -> Iterator[None]:
     from accelerate import PartialState
     from accelerate.utils import DistributedType
 
-    ranks = PartialState()
-    kind, ranks.distributed_type = ranks.distributed_type, DistributedType.NO
+    process = PartialState()
+    kind, process.distributed_type = process.distributed_type, DistributedType.NO
     caching, bars = datasets.is_caching_enabled(), datasets.are_progress_bars_disabled()
     trl_log = logging.getLogger("trl")
     level = trl_log.level
@@ -365,7 +365,7 @@ def _in_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        ranks.distributed_type = kind
+        process.distributed_type = kind
         trl_log.setLevel(level)
         if caching:
             datasets.enable_caching()

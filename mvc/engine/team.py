@@ -72,7 +72,7 @@ class Lead:
 
     def __init__(self, session: Session, should_stop: ShouldStop, lost: Lost) -> None:
         ranks.join(should_stop)
-        self._session, self._store, self._number = session, _store(), 0
+        self._session, self._store, self._number = session, _store(should_stop), 0
         self._rest = _heartbeat(self._store, lost)
 
     def run(self, job: train.Job, progress: Progress, should_stop: ShouldStop) -> TrainResult:
@@ -151,7 +151,7 @@ def follow(
         MvcError: what any rank raised; `EngineError` when one of them died.
     """
     ranks.join(should_stop)
-    store, number, session = _store(), 0, Session(root)
+    store, number, session = _store(should_stop), 0, Session(root)
     rest = _heartbeat(store, lost)
     try:
         while given := _take(store, number, should_stop if may_leave else never_stop):
@@ -179,7 +179,8 @@ def _check_repo(store: Any, own: Path, root: Path) -> None:
         apart = RepoError(
             f"{own} is another model repo than process 0's, {root}; what a launcher starts "
             "together trains one batch together",
-            "for a training in each of them, start them one by one, or with `--node-rank 0`",
+            "for a training in each of them, start them one by one; srun's tasks take "
+            "`--node-rank 0`",
         )
         _first(store, Told.of(apart))
         raise apart
@@ -204,10 +205,14 @@ def _take(store: Any, number: int, should_stop: ShouldStop) -> _Given:
         ) from error
 
 
-def _store() -> Any:
+def _store(should_stop: ShouldStop) -> Any:
+    """What is given out lies here. All are waited for, also where they had joined long ago: one
+    that still does something else would be missed by the heartbeat, which ends the process."""
     from torch.distributed.distributed_c10d import _get_default_store
 
-    return ranks.fresh(_get_default_store(), ranks.rank())
+    store = ranks.fresh(_get_default_store(), ranks.rank())
+    ranks.gathered(store, ranks.world_size(), should_stop)
+    return store
 
 
 def _heartbeat(store: Any, lost: Lost) -> Callable[[], None]:

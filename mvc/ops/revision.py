@@ -73,6 +73,4 @@ _file_of_hash = lru_cache(maxsize=8)(history.file_at)
 def _pointer(at: Layout, commit: str, name: str) -> Pointer | None:
     read = _file_of_hash if git.is_hash(commit) else history.file_at
     text = read(at.root, commit, name)
-    if text is None:
-        _file_of_hash.cache_clear()  # of a commit that a fetch may bring
     return None if text is None else pointers.parse_pointer(text, name)

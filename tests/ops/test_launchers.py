@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,9 @@ def test_workers_of_ray_train(
 ) -> None:
     """With Ray itself where it is installed, which CI is spared (`tests.ops.under_ray`)."""
     command = [sys.executable, "-m", "tests.ops.under_ray", how, loop, at.root, *files]
-    subprocess.run(command, check=True, timeout=RAY_S)
+    # its workers start elsewhere
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run(command, check=True, timeout=RAY_S, env=env)
     assert_trained_once(at, _made)
 
 
@@ -94,7 +97,7 @@ def test_tasks_in_repos_of_their_own_are_refused(
     assert first == second == 1, (said, own)
     for text in (said, own):
         assert f"{other.root} is another model repo than process 0's, {at.root}" in text
-        assert "with `--node-rank 0`" in text
+        assert "srun's tasks take `--node-rank 0`" in text
     assert [len(history.log(each.root, "HEAD")) for each in (at, other)] == [1, 1]
 
 
