@@ -48,7 +48,7 @@ def main() -> None:
             found["mvc log"],
             found["git log + rich"],
             at_most=1.3,
-            why="above the floor: msgspec, mvc.toml and the time zone, mvc's own modules, a second "
+            why="above the floor: msgspec, mvc.toml, mvc's own modules, a second "
             "git; some 10 ms each",
         ),
         frame.row(
