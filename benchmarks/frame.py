@@ -119,7 +119,7 @@ def write(name: str, rows: list[Row], **more: Any) -> None:
     found = {
         "ratio": {_plain(f"{each.what} / {each.against}"): each.ratio for each in rows},
         "rows": [asdict(each) for each in rows],
-        "about": [machine(), versions(), f"{datetime.now(UTC):%Y-%m-%d}"],
+        "about": about(),
         **more,
     }
     found["ratio"] = {key: value for key, value in found["ratio"].items() if value is not None}
@@ -131,6 +131,11 @@ def write(name: str, rows: list[Row], **more: Any) -> None:
 
 def _plain(text: str) -> str:
     return "".join(char if char.isalnum() or char in " /-" else "" for char in text)
+
+
+def about() -> list[str]:
+    """What figures are of: the machine, the versions, the day."""
+    return [machine(), versions(), f"{datetime.now(UTC):%Y-%m-%d}"]
 
 
 def machine() -> str:

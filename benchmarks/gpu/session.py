@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,7 @@ class Session:
         plain, exact = runs.get("exact/as it is/1"), runs.get("exact/deterministic/1")
         if plain and exact:
             self.found["pace of exact"] = exact["tokens_per_s"] / plain["tokens_per_s"]
-        self.found["about"] = [frame.machine(), frame.versions(), f"{datetime.now(UTC):%Y-%m-%d}"]
+        self.found["about"] = frame.about()
         self.out.write_text(json.dumps(self.found, indent=2) + "\n")
 
 

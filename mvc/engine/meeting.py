@@ -56,11 +56,13 @@ def interface(host: str) -> str | None:
 
     None where `address` is.
     """
-    if here := address(host):
-        with contextlib.suppress(OSError):
-            for name, addresses in psutil.net_if_addrs().items():
-                if any(each.address.partition("%")[0] == here for each in addresses):
-                    return str(name)
+    here = address(host)
+    if here is None:
+        return None
+    with contextlib.suppress(OSError):
+        for name, addresses in psutil.net_if_addrs().items():
+            if any(each.address.partition("%")[0] == here for each in addresses):
+                return str(name)
     return None
 
 

@@ -41,17 +41,15 @@ _POLL_S = 0.05
 def launched() -> tuple[int, int] | None:
     """(rank, number of processes) where a launcher started this process as one of several.
 
-    torchrun and the like set RANK, WORLD_SIZE and MASTER_ADDR; Slurm's srun has names of its own,
-    which are written as these; Ray Train has joined the processes already.
+    torchrun and the like set RANK, WORLD_SIZE and MASTER_ADDR; srun has names of its own
+    (`slurm`); Ray Train has joined the processes already.
 
     Raises:
         ConfigError: Slurm started it, and it cannot be told where the processes meet.
     """
     if "torch.distributed" in sys.modules and world_size() > 1:
         return rank(), world_size()
-    found = dict(os.environ)
-    if "RANK" not in found:
-        found = found | slurm.launched(found)
+    found = os.environ | slurm.launched(os.environ)
     if not {"MASTER_ADDR", "RANK", "WORLD_SIZE"} <= found.keys() or found["WORLD_SIZE"] == "1":
         return None
     return int(found["RANK"]), int(found["WORLD_SIZE"])
@@ -70,8 +68,7 @@ def join(should_stop: ShouldStop = never_stop) -> None:
     if dist.is_initialized():
         _choose_interface([os.environ.get("MASTER_ADDR", "")])  # for groups that `team` adds
         return
-    if "RANK" not in os.environ:
-        os.environ |= slurm.launched(os.environ)
+    os.environ |= slurm.launched(os.environ)
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -19,7 +19,8 @@ _FIRST_PORT, _NUM_PORTS = 15000, 10000  # below those that systems give out by t
 
 
 def launched(env: Mapping[str, str]) -> dict[str, str]:
-    """torch's names for this task of a step of several; nothing for any other process.
+    """torch's names for this task of a step of several; nothing for any other process, or where
+    somebody has set them.
 
     A batch script has the job's numbers too, and runs once: it is in no step. A shell inside an
     allocation is in a step of one task, while SLURM_NTASKS is still the job's.
@@ -27,7 +28,7 @@ def launched(env: Mapping[str, str]) -> dict[str, str]:
     Raises:
         ConfigError: it cannot be told where the tasks meet.
     """
-    if "SLURM_STEP_ID" not in env or NODE_RANK in env:
+    if "RANK" in env or "SLURM_STEP_ID" not in env or NODE_RANK in env:
         return {}
     num_tasks = env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS", "1")
     if num_tasks == "1" or "SLURM_PROCID" not in env:

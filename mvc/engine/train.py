@@ -179,8 +179,9 @@ def _prepare(
     prepared = session.rows(job.settings, Path(job.state), Path(job.data), job.data_md5)
     tokenizer = session.tokenizer(job.settings, Path(job.state))
     collator = rows.collator(tokenizer, prepared.seq_lengths is not None)
-    batch = Batch(job, prepared, progress, should_stop, hold=hold, settle=settle)
-    batch.spare = session.spare
+    batch = Batch(
+        job, prepared, progress, should_stop, hold=hold, settle=settle, spare=session.spare
+    )
     batch.gate = hold_out(job, session, collator)
     schedule.check(job.settings.train, job.lifetime_step, batch.num_steps)
     if warm:

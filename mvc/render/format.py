@@ -25,9 +25,14 @@ def duration(seconds: float) -> str:
     return f"{whole // _DAY}d{whole % _DAY // _HOUR:02d}h"
 
 
+def elapsed(then: datetime, now: datetime) -> float:
+    """Seconds from `then` to `now`; one that is naive is the machine's local time."""
+    return now.timestamp() - then.timestamp()
+
+
 def age(then: datetime, now: datetime) -> str:
     """How long ago `then` was, in one unit: `just now`, `5 min ago`, `3 h ago`, `2 days ago`."""
-    seconds = now.timestamp() - then.timestamp()
+    seconds = elapsed(then, now)
     if seconds < -_MINUTE:
         return "in the future"
     if seconds < _MINUTE:

@@ -128,7 +128,7 @@ def ended(value: WatchStatus) -> Iterator[Text]:
 
 
 def _up(value: WatchStatus, now: datetime) -> float:
-    return now.timestamp() - value.since.timestamp()
+    return fmt.elapsed(value.since, now)
 
 
 # --- the live screen ------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def _batch(value: WatchStatus, now: datetime, width: int) -> list[Text]:
     bar = Text.assemble(f"  {name}  ", ("━" * done, "cyan"), ("─" * (room - done), "dim"), end)
     figures = _figures(value)
     if value.last_step_time is not None:
-        seconds = max(now.timestamp() - value.last_step_time.timestamp(), 0)
+        seconds = max(fmt.elapsed(value.last_step_time, now), 0)
         figures.append(f"last step {fmt.duration(seconds)} ago")
         figures.insert(1, figures.pop())
     line = ""

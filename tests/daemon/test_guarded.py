@@ -20,8 +20,7 @@ from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import CurvePoint
 from tests.daemon.conftest import QUICK, batches_of, done, failed, fill, rows, state, until
-from tests.ops.conftest import edit, sound, train_one, write_batch
-from tests.ops.test_stream import states
+from tests.ops.conftest import edit, sound, states, train_one, write_batch
 
 
 def why(inbox: Path, name: str) -> str:

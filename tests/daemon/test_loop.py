@@ -21,8 +21,7 @@ from mvc.ops import checkout, train
 from mvc.ops.stream import Stream
 from mvc.store.layout import Layout
 from tests.daemon.conftest import QUICK, batches_of, done, fill, state, until
-from tests.ops.conftest import edit, git, sound, state_bytes, train_one
-from tests.ops.test_stream import states
+from tests.ops.conftest import edit, git, sound, state_bytes, states, train_one
 
 
 def test_a_hundred_files_are_to_the_bit_what_a_hundred_commands_make_of_them(

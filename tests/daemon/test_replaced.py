@@ -20,8 +20,7 @@ from mvc.types import DataFile
 from tests.daemon.conftest import batches_of, done, failed, fill, rows
 from tests.daemon.test_parts import World
 from tests.daemon.test_parts import rows as texts
-from tests.ops.conftest import sound, train_one
-from tests.ops.test_stream import states
+from tests.ops.conftest import sound, states, train_one
 
 
 @pytest.fixture

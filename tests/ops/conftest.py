@@ -126,6 +126,28 @@ def git(at: Layout, *args: str) -> str:
     return done.stdout.strip()
 
 
+def states(at: Layout) -> list[str]:
+    """The state's hash at every commit, oldest first."""
+    shas = git(at, "rev-list", "--reverse", "HEAD").split()
+    texts = [git(at, "show", f"{sha}:current_model.dvc") for sha in shas]
+    return [next(line for line in text.splitlines() if "md5:" in line) for text in texts]
+
+
+@pytest.fixture
+def at(new_model: Callable[..., Layout]) -> Layout:
+    """A new model repo that keeps a checkpoint of every step; some files have an own `at`."""
+    return new_model("train.checkpoint_steps=1")
+
+
+@pytest.fixture
+def alone(new_model: Callable[..., Layout], batches: list[Path]) -> list[str]:
+    """The states of a line that nobody disturbed, one `mvc train` a file."""
+    made = new_model("train.checkpoint_steps=1", name="alone")
+    for path in batches:
+        train_one(made, path)
+    return states(made)
+
+
 def edit(at: Layout, *sets: str) -> None:
     """Change mvc.toml, as its user would."""
     at.config.write_text(config.set_values(at.config.read_text(), sets))

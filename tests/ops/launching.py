@@ -17,8 +17,9 @@ from pathlib import Path
 import psutil
 
 from mvc.ops import init, trust
+from mvc.store import history
 from mvc.store.layout import Layout
-from tests.ops.conftest import SETS, edit, git, write_batch
+from tests.ops.conftest import SETS, edit, git, sound, state_bytes, write_batch
 
 MINUTE_S = 60
 MVC = [sys.executable, "-m", "mvc"]
@@ -55,6 +56,20 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
         process.kill()
         raise
     return process.returncode, said
+
+
+def owned(model: Path, folder: Path) -> Layout:
+    """A copy of `model`, in a folder of its own that can be hidden from the other machine."""
+    (folder / "owner").mkdir()
+    subprocess.run(["cp", "-a", model, folder / "owner" / "model"], check=True)
+    return Layout(folder / "owner" / "model")
+
+
+def assert_trained_once(at: Layout, undisturbed: Layout, num_batches: int = 1) -> None:
+    """The line has each batch once, and ends in the bits of the `undisturbed` one."""
+    assert state_bytes(at) == state_bytes(undisturbed)
+    assert len(history.log(at.root, "HEAD")) == 1 + num_batches
+    assert sound(at)
 
 
 def free_port() -> int:

@@ -23,10 +23,10 @@ from tests.ops.conftest import (
     git,
     sound,
     state_bytes,
+    states,
     train_one,
     write_batch,
 )
-from tests.ops.test_stream import states
 
 GATE = ("gate.data=../held-out.jsonl", "gate.bound=5.0")
 HARM = ("gate.bound=0.03", "train.learning_rate=0.3")

@@ -17,13 +17,15 @@ from mvc.errors import ConfigError, UsageError
 from mvc.ops import train, trust
 from mvc.store import history
 from mvc.store.layout import Layout
-from tests.ops.conftest import Heard, edit, sound, state_bytes, train_one, write_batch
+from tests.ops.conftest import Heard, edit, state_bytes, train_one, write_batch
 from tests.ops.launching import (
     HERE,
     MVC,
     TORCHRUN,
+    assert_trained_once,
     ended,
     make_model,
+    owned,
     rank_of,
     srun,
     train_on,
@@ -64,15 +66,7 @@ def undisturbed(_made: Path) -> Layout:
 @pytest.fixture
 def at(_made: Path, tmp_path: Path) -> Layout:
     """The untrained model, this test's own."""
-    (tmp_path / "owner").mkdir()
-    subprocess.run(["cp", "-a", _made / "model", tmp_path / "owner" / "model"], check=True)
-    return Layout(tmp_path / "owner" / "model")
-
-
-def assert_trained_once(at: Layout, undisturbed: Layout) -> None:
-    assert state_bytes(at) == state_bytes(undisturbed)
-    assert len(history.log(at.root, "HEAD")) == 2
-    assert sound(at)
+    return owned(_made / "model", tmp_path)
 
 
 def test_two_machines_train_as_two_processes_do(

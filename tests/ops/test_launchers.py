@@ -15,8 +15,18 @@ from mvc.errors import RepoError
 from mvc.ops import init, train
 from mvc.store import history
 from mvc.store.layout import Layout
-from tests.ops.conftest import SETS, sound, state_bytes, write_batch
-from tests.ops.launching import HERE, MVC, TORCHRUN, ended, srun, step, two_machines
+from tests.ops.conftest import SETS, write_batch
+from tests.ops.launching import (
+    HERE,
+    MVC,
+    TORCHRUN,
+    assert_trained_once,
+    ended,
+    owned,
+    srun,
+    step,
+    two_machines,
+)
 from tests.ops.under_ray import LOOPS
 
 pytestmark = pytest.mark.slow
@@ -44,15 +54,7 @@ def files(_made: Path) -> list[Path]:
 @pytest.fixture
 def at(_made: Path, tmp_path: Path) -> Layout:
     """The untrained model, this test's own, in a folder of its own."""
-    (tmp_path / "owner").mkdir()
-    subprocess.run(["cp", "-a", _made / "model", tmp_path / "owner" / "model"], check=True)
-    return Layout(tmp_path / "owner" / "model")
-
-
-def assert_trained_once(at: Layout, made: Path) -> None:
-    assert state_bytes(at) == state_bytes(Layout(made / "undisturbed"))
-    assert len(history.log(at.root, "HEAD")) == 3
-    assert sound(at)
+    return owned(_made / "model", tmp_path)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -65,7 +67,7 @@ def test_workers_of_ray_train(
     # its workers start elsewhere
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(command, check=True, timeout=RAY_S, env=env)
-    assert_trained_once(at, _made)
+    assert_trained_once(at, Layout(_made / "undisturbed"), 2)
 
 
 def test_torchrun_s_processes_train_file_after_file(
@@ -73,7 +75,7 @@ def test_torchrun_s_processes_train_file_after_file(
 ) -> None:
     code, said = ended(HERE.start(*TORCHRUN, "-m", "mvc", "train", *files, cwd=at.root))
     assert code == 0, said
-    assert_trained_once(at, _made)
+    assert_trained_once(at, Layout(_made / "undisturbed"), 2)
 
 
 def test_a_step_of_srun_finds_together(
@@ -84,7 +86,7 @@ def test_a_step_of_srun_finds_together(
         running = srun(at.root, files, tmp_path / "elsewhere", machines)
         done = [ended(each) for each in running]
     assert [code for code, _ in done] == [0, 0], done
-    assert_trained_once(at, _made)
+    assert_trained_once(at, Layout(_made / "undisturbed"), 2)
 
 
 def test_tasks_in_repos_of_their_own_are_refused(

@@ -19,15 +19,8 @@ from mvc.store import promote
 from mvc.store.layout import Layout
 from mvc.store.lock import Line, Lock
 from mvc.types import CurvePoint
-from tests.ops.conftest import Heard, git, sound, state_bytes, train_one, write_batch
+from tests.ops.conftest import Heard, git, sound, state_bytes, states, train_one, write_batch
 from tests.ops.test_exact import CASES
-
-
-def states(at: Layout) -> list[str]:
-    """The state's hash at every commit, oldest first."""
-    shas = git(at, "rev-list", "--reverse", "HEAD").split()
-    texts = [git(at, "show", f"{sha}:current_model.dvc") for sha in shas]
-    return [next(line for line in text.splitlines() if "md5:" in line) for text in texts]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -51,20 +44,6 @@ def test_a_stream_commits_the_bits_of_one_process_after_another(
     assert states(one) == states(other)
     assert sound(other)
     assert not other.run.exists() and not other.flight.exists()
-
-
-@pytest.fixture
-def at(new_model: Callable[..., Layout]) -> Layout:
-    return new_model("train.checkpoint_steps=1")
-
-
-@pytest.fixture
-def alone(new_model: Callable[..., Layout], batches: list[Path]) -> list[str]:
-    """The states of a line that nobody disturbed, one `mvc train` a file."""
-    made = new_model("train.checkpoint_steps=1", name="alone")
-    for path in batches:
-        train_one(made, path)
-    return states(made)
 
 
 def test_a_batch_that_is_refused_leaves_the_line_as_before_it(

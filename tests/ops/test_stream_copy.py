@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from mvc.engine import files, live, trainer
 from mvc.ops import stream
 from mvc.store.layout import Layout
-from tests.ops.conftest import train_one
-from tests.ops.test_stream import states
-
-
-@pytest.fixture
-def at(new_model: Callable[..., Layout]) -> Layout:
-    return new_model("train.checkpoint_steps=1")
-
-
-@pytest.fixture
-def alone(new_model: Callable[..., Layout], batches: list[Path]) -> list[str]:
-    """The states of a line whose batches were trained one process after another."""
-    made = new_model("train.checkpoint_steps=1", name="alone")
-    for path in batches:
-        train_one(made, path)
-    return states(made)
+from tests.ops.conftest import states
 
 
 def test_a_batch_begins_while_the_state_before_it_is_copied_and_does_not_step_on_it(
