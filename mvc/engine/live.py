@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,11 +64,17 @@ class LiveState(msgspec.Struct, frozen=True):
             )
 
     def write(self, folder: Path) -> list[FileDigest]:
-        """Write the files into `folder`, hashed and fsynced."""
+        """Write the files into `folder`, hashed and fsynced.
+
+        Both large ones at once: md5 alone takes 2.1 s of 972 MB, on one core.
+        """
+        with ThreadPoolExecutor(1, "mvc-optimizer") as pool:
+            optimizer = pool.submit(state.write_torch, folder, state.OPTIMIZER, self.optimizer)
+            adapter = state.write_tensors(folder, self.adapter)
         return [
-            state.write_tensors(folder, self.adapter),
+            adapter,
             state.write_bytes(folder, state.ADAPTER_CONFIG, self.adapter_config),
-            state.write_torch(folder, state.OPTIMIZER, self.optimizer),
+            optimizer.result(),
             state.write_torch(folder, state.SCHEDULER, self.scheduler),
             state.write_json(folder, state.PARAMETERS, self.parameters),
             *(state.write_bytes(folder, name, data) for name, data in self.carried),
