@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvc.cli.context import as_json, here, lookup, now, write
+from mvc.cli.context import as_json, here, lookup, now
 
 if TYPE_CHECKING:
     from mvc.store.layout import Layout
@@ -53,17 +53,16 @@ def command(rev: str, limit: int | None, plot: bool, csv: bool, json_: bool) -> 
 
         gone = _rolled_back(layout, commits)
         left = log.left(layout, commits)
-        write(
-            [
-                document.logged(
-                    each,
-                    marks(each, find),
-                    rolled_back=each.commit in gone,
-                    state=left.get(each.commit, "whole"),
-                )
-                for each in commits
-            ]
+        rows = (
+            document.logged(
+                each,
+                marks(each, find),
+                rolled_back=each.commit in gone,
+                state=left.get(each.commit, "whole"),
+            )
+            for each in commits
         )
+        click.echo(document.listing(rows))
         return
     from mvc.render import console
     from mvc.render import log as told

@@ -70,7 +70,7 @@ def jump(commit: Commit, lookup: Lookup) -> str | None:
     last = before(commit, lookup)
     if last is None or last.loss is None:
         return None
-    start, end = _ends(commit)[0], _ends(last)[1]
+    start, end = _mean(commit, first=True), _mean(last, first=False)
     rise = start - end
     # A loss that is not a number fails both comparisons and so is told too.
     if rise <= JUMP_ABSOLUTE or rise <= JUMP_RELATIVE * abs(end):
@@ -78,15 +78,15 @@ def jump(commit: Commit, lookup: Lookup) -> str | None:
     return f"loss jumped: starts at {start:.3f}, {name(last)} ended at {end:.3f} ({rise:+.3f})"
 
 
-def _ends(commit: Commit) -> tuple[float, float]:
-    """A batch's loss at its start and end, each the mean of an eighth of its curve.
+def _mean(commit: Commit, *, first: bool) -> float:
+    """A batch's loss at its start or its end: the mean of an eighth of its curve.
 
     One step's loss is mostly the luck of its rows: with 4 rows a step, neighbours differ by 20%.
     """
     assert commit.loss is not None
     curve = commit.curve or (commit.loss.first, commit.loss.last)
     width = max(len(curve) // 8, 1)
-    return sum(curve[:width]) / width, sum(curve[-width:]) / width
+    return sum(curve[:width] if first else curve[-width:]) / width
 
 
 def marks(commit: Commit, lookup: Lookup) -> tuple[str, ...]:

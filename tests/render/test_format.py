@@ -122,7 +122,9 @@ def test_a_document_is_json_with_zones_and_without_nan() -> None:
 def test_json_of_a_name_that_is_no_utf_8() -> None:
     """A file name of another encoding holds half a surrogate pair."""
     odd = replace(s.TWO, data=replace(s.TWO.data, name="x\udcff.jsonl"))
-    for value in ([document.logged(odd, (), rolled_back=False)], [document.commit(odd)], odd):
-        told = json.loads(document.dump(value).encode(errors="backslashreplace"))
+    row = document.logged(odd, (), rolled_back=False)
+    texts = [document.listing([row]), *map(document.dump, ([document.commit(odd)], odd))]
+    for text in texts:
+        told = json.loads(text.encode(errors="backslashreplace"))
         found = told[0] if isinstance(told, list) else told
         assert found["data"]["name"] == "x\udcff.jsonl"
