@@ -27,6 +27,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("dvc", "torch", "transformers", "peft", "trl", "datasets")
 BIN = Path(sys.executable).parent
+BEGUN = time.monotonic()
 
 Run = Callable[[], float | None]
 
@@ -111,15 +112,17 @@ def not_run(what: str, against: str, target: str, why: str) -> Row:
 
 
 def write(name: str, rows: list[Row], **more: Any) -> None:
-    """Write results/NAME.json. `more` holds what else the program found (points for a plot).
+    """Write results/NAME.json, with the seconds that the program took so far.
 
+    `more` holds what else it found (points for a plot).
     `ratio` is what `dvc metrics show` shows: it passes over lists.
     """
     RESULTS.mkdir(exist_ok=True)
-    found = {
+    found: dict[str, Any] = {
         "ratio": {_plain(f"{each.what} / {each.against}"): each.ratio for each in rows},
         "rows": [asdict(each) for each in rows],
         "about": about(),
+        "seconds": round(time.monotonic() - BEGUN),
         **more,
     }
     found["ratio"] = {key: value for key, value in found["ratio"].items() if value is not None}
@@ -127,6 +130,7 @@ def write(name: str, rows: list[Row], **more: Any) -> None:
     for each in rows:
         figure = "-" if each.ratio is None else f"{each.ratio:.3g}"
         tell(f"{each.what} against {each.against}: {figure} ({each.target}) {each.verdict}")
+    tell(f"{name} took {found['seconds']} s")
 
 
 def _plain(text: str) -> str:

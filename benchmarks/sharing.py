@@ -74,11 +74,11 @@ def compared(kind: str, ours: Side, theirs: Side) -> list[frame.Row]:
     def batch(which: Side) -> Path:
         which.seed += 1
         lines.commit(which.at, which.seed)
-        frame.settle()
+        frame.settle(1 << 28)
         return which.at.root
 
     def settled(which: Side) -> Path:
-        frame.settle()
+        frame.settle(1 << 28)
         return which.clone.root
 
     found = frame.interleaved(

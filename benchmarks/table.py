@@ -25,6 +25,7 @@ ORDER = (
     "log",
     "growth",
     "startup",
+    "sharing",
     "gpu",
 )
 
@@ -32,13 +33,16 @@ ORDER = (
 def main() -> None:
     """Read, write both."""
     paths = sorted(RESULTS.glob("*.json"), key=lambda path: (_place(path.stem), path.stem))
-    found = [json.loads(path.read_text()) for path in paths]
-    found = [each for each in found if "rows" in each]
-    rows = [row for each in found for row in each["rows"]]
-    abouts = list(dict.fromkeys("; ".join(each["about"]) for each in found))
+    found = [(path, json.loads(path.read_text())) for path in paths]
+    found = [(path, each) for path, each in found if "rows" in each]
+    rows = [row for _, each in found for row in each["rows"]]
+    abouts = list(dict.fromkeys("; ".join(each["about"]) for _, each in found))
     lines = ["| what | against | target | figure | spread | ours | theirs | verdict |"]
     lines += ["|---|---|---|---|---|---|---|---|", *map(line, rows)]
     lines += ["", *(f"Measured on {about}.\n" for about in abouts)]
+    took = {path.stem: each["seconds"] for path, each in found if "seconds" in each}
+    each_took = ", ".join(f"{name} {seconds} s" for name, seconds in took.items())
+    lines += [f"The programs took {sum(took.values()) / 60:.0f} min: {each_took}.", ""]
     notes = [
         f"- {row['what']}, against {row['against']}: {row['why']}" for row in rows if row["why"]
     ]
