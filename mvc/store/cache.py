@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mvc.errors import StoreError
+from mvc.errors import MvcError, StoreError
 from mvc.hashing import Hashes
 from mvc.store.files import TEMPORARY, atomic_write, no_space, sync_file, sync_folders, temporary
 from mvc.store.layout import Layout
@@ -37,12 +37,16 @@ def refusals() -> Iterator[None]:
     Raises:
         StoreError: in place of DVC's own error.
     """
-    from dvc.exceptions import DvcException
-
     _hush()
     try:
         yield
-    except DvcException as error:
+    except MvcError:
+        raise
+    except Exception as error:
+        from dvc.exceptions import DvcException  # 0.1 s, for who did not ask DVC
+
+        if not isinstance(error, DvcException):
+            raise
         raise StoreError(f"DVC refused: {error}", "run `dvc doctor` to see its set-up") from error
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mvc.errors import StoreError
-from mvc.store import foreign
+from mvc.store import configured, foreign
 from mvc.store.layout import Layout
-from mvc.store.pointers import configured
 from mvc.types import FileDigest
 
 _BOTH = "#md5-sha256"
@@ -65,7 +64,7 @@ def folder(layout: Layout) -> Path:
     btime = layout.root / ".dvc" / "tmp" / "btime"
     btime.parent.mkdir(exist_ok=True)
     btime.touch() if not btime.exists() else None
-    said = configured(layout, "core", "site_cache_dir")
+    said = configured.option(layout, "core", "site_cache_dir")
     base = os.getenv("DVC_SITE_CACHE_DIR") or (said[0] if said else _site_cache())
     major = int(version("dvc").split(".")[0])
     token = (str(layout.root), None, btime.stat().st_mtime, getpass.getuser(), major, 0)
@@ -92,7 +91,7 @@ def _site_cache() -> str:
 
 def links(layout: Layout) -> list[str]:
     """The kinds of links that DVC's configuration wants tried, in order."""
-    said = configured(layout, "cache", "type")
+    said = configured.option(layout, "cache", "type")
     return [each.strip() for each in (said[0] if said else _LINKS).split(",")]
 
 

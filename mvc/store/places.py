@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from mvc.errors import RemoteError
-from mvc.store import foreign, git, remotes, user
+from mvc.store import configured, foreign, git, remotes, user
 from mvc.store.layout import Layout
 
 # What a commit may go on saying: how much at once, how long to wait. All else is routing.
@@ -34,11 +34,11 @@ def pin(layout: Layout, name: str) -> None:
     So this machine knows it at every commit, also at those from before it was added, and a pulled
     commit cannot lead this machine's secrets to another server. What is there already stays.
     """
+    if "url" in configured.remotes(layout, ("local",)).get(name, {}):
+        return
     with remotes.said_without({}):
         config = remotes.dvc_config(layout)
         mine = config.load_one("local")["remote"].get(name, {})
-        if "url" in mine:
-            return
         tracked = config.load_one("repo")["remote"].get(name, {})
         if new := {key: tracked[key] for key in tracked.keys() - _HARMLESS - mine.keys()}:
             with remotes.editing_local(layout, config) as local:
@@ -78,19 +78,32 @@ def configuration(layout: Layout, name: str) -> Any:
     """
     config = remotes.dvc_config(layout)
     merged = config.load_config_to_level()
-    mine = config.load_one("local")["remote"].get(name, {})
-    if "url" in mine and not user.permissions(layout.root).dvc_config:
-        ours: dict[str, Any] = {}
-        for level in ("system", "global"):
-            ours |= config.load_one(level)["remote"].get(name, {})
-        said = merged["remote"][name]
-        merged["remote"][name] = {key: said[key] for key in said.keys() & _HARMLESS} | ours | mine
+    if name in merged["remote"]:
+        levels = {level: config.load_one(level)["remote"].get(name, {}) for level in config.LEVELS}
+        merged["remote"][name] = _pinned(layout, merged["remote"][name], levels)
     if _scheme(str(merged["remote"].get(name, {}).get("url", ""))) == "remote":
         raise RemoteError(
             f"the data URL of remote {name} names another remote of DVC's",
             f"say where it is: `mvc remote place {name} --data URL`",
         )
     return config.validate(merged)
+
+
+def options(layout: Layout, name: str) -> dict[str, str]:
+    """`configuration` of this one remote, as it is written: not validated, and without DVC."""
+    levels = {each: configured.remotes(layout, (each,)).get(name, {}) for each in configured.LEVELS}
+    return _pinned(layout, configured.remotes(layout).get(name, {}), levels)
+
+
+def _pinned(
+    layout: Layout, said: dict[str, str], levels: Mapping[Any, dict[str, str]]
+) -> dict[str, str]:
+    """What this machine has pinned of what all levels together say, if it has."""
+    mine = levels["local"]
+    if "url" not in mine or user.permissions(layout.root).dvc_config:
+        return said
+    harmless = {key: said[key] for key in said.keys() & _HARMLESS}
+    return harmless | levels["system"] | levels["global"] | mine
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -108,8 +121,7 @@ def moved(layout: Layout, name: str, commit: str) -> Moved | None:
     """Where `commit` says that the remote's objects are, if this machine looks elsewhere."""
     (text,) = git.cat(layout.root, [f"{commit}:.dvc/config"])
     said = foreign.remote_options(text or b"", name)
-    with remotes.said_without({}):
-        mine = remotes.dvc_config(layout).load_one("local")["remote"].get(name, {})
+    mine = configured.remotes(layout, ("local",)).get(name, {})
     if "url" not in said or "url" not in mine:
         return None
     if "://" not in said["url"]:  # as DVC resolves it

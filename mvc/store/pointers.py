@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mvc.errors import ObjectCorrupt, ObjectMissing, StoreError
-from mvc.store import paths
+from mvc.store import configured, paths
 from mvc.store.layout import Layout
 from mvc.types import Pointer
 
@@ -155,39 +155,9 @@ def _vouches(item: tuple[Any, Any]) -> bool:
     )
 
 
-def configured(layout: Layout, section: str, option: str) -> tuple[str, Path] | None:
-    """What DVC's configuration says, and the file that says it: the last one counts.
-
-    Source: dvc/config.py (system, global, repo, local).
-
-    Raises:
-        StoreError: a file cannot be read.
-    """
-    import platformdirs
-    from configobj import ConfigObj, ConfigObjError  # type: ignore[import-untyped]
-
-    system = os.getenv("DVC_SYSTEM_CONFIG_DIR") or platformdirs.site_config_dir("dvc", "iterative")
-    user = os.getenv("DVC_GLOBAL_CONFIG_DIR") or platformdirs.user_config_dir("dvc", "iterative")
-    dvc = layout.root / ".dvc"
-    for file in (
-        dvc / "config.local",
-        dvc / "config",
-        *(Path(f, "config") for f in (user, system)),
-    ):
-        if not file.is_file():
-            continue
-        try:
-            found = ConfigObj(str(file), interpolation=False).get(section, {}).get(option)
-        except ConfigObjError as error:
-            raise StoreError(f"{file} cannot be read: {error}", "correct that file") from error
-        if found:
-            return (",".join(found) if isinstance(found, list) else str(found)), file
-    return None
-
-
 def cache_folder(layout: Layout) -> Path:
     """Where DVC keeps objects by md5: `.dvc/cache/files/md5`, or below the configured cache.dir."""
-    named = configured(layout, "cache", "dir")
+    named = configured.option(layout, "cache", "dir")
     if named is None:
         return layout.root / ".dvc" / "cache" / "files" / "md5"
     folder, file = named
