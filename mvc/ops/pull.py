@@ -48,7 +48,7 @@ def pull(
         if done := workspace.recover(at):
             progress.note(done)
         found = shared(at, remote)
-        wire.expect(found)
+        held.enter_context(wire.expected(at, found.name))
         branch, head = tracked.head(at.root)
         if branch is None or head is None:
             raise RepoError(

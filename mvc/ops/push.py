@@ -56,7 +56,11 @@ def push(
     """
     _recover(at, progress)
     found = shared(at, remote)
-    wire.expect(found)
+    with wire.expected(at, found.name):
+        return _push(at, found.name, all_states, progress)
+
+
+def _push(at: Layout, remote: str, all_states: bool, progress: Progress) -> PushResult:
     branch, head = tracked.head(at.root)
     if branch is None or head is None:
         raise RepoError(
@@ -65,47 +69,47 @@ def push(
         )
     moved, sent = NOTHING, dict[str, None]()
     for attempt in range(1, _ATTEMPTS + 1):
-        progress.stage(f"Asking {found.name}")
+        progress.stage(f"Asking {remote}")
         try:
-            seen = refs.fetch_refs(at, found.name)
-            theirs = tracked.commit_of(at.root, refs.tracking(found.name, branch))
+            seen = refs.fetch_refs(at, remote)
+            theirs = tracked.commit_of(at.root, refs.tracking(remote, branch))
             ahead, behind = refs.ahead_behind(at.root, head, theirs) if theirs else (1, 0)
             if ahead and behind:
                 assert theirs is not None
-                raise diverged(at, found.name, branch, head, theirs)
+                raise diverged(at, remote, branch, head, theirs)
             tags = seen.unsent
             tips = [head, *(f"refs/tags/{tag}" for tag in tags)]
-            new = refs.unsent(at.root, found.name, tips)
+            new = refs.unsent(at.root, remote, tips)
             sent |= dict.fromkeys(new)
             needed = list(
                 dict.fromkeys(refs.ancestors(at.root, tips) if all_states else [*new, head])
             )
             # The objects go first: a ref without them would be a promise that nobody keeps.
             try:
-                went, record = _send(at, found.name, needed, {}, progress)
+                went, record = _send(at, remote, needed, {}, progress)
             except ObjectMissing:  # a clone has not all: what it lacks may be on another remote
                 left = _gather(at, needed, progress)
-                went, record = _send(at, found.name, needed, left, progress)
+                went, record = _send(at, remote, needed, left, progress)
             moved = add(moved, went)
             todo = {f"refs/heads/{branch}": head} if ahead else {}
             if record is not None:
-                todo[collected.REF] = collected.commit(at, found.name, record)
+                todo[collected.REF] = collected.commit(at, remote, record)
             todo |= {f"refs/tags/{tag}": obj for tag, obj in tags.items()}
             if todo:
-                progress.stage(f"Sending {len(new)} commits to {found.name}")
-                refs.push_refs(at, found.name, todo)
+                progress.stage(f"Sending {len(new)} commits to {remote}")
+                refs.push_refs(at, remote, todo)
             break
         except refs.Rejected:
             if attempt == _ATTEMPTS:
                 raise
         time.sleep(random.uniform(0.1, 0.3) * attempt)  # somebody was faster: look again
-    refs.follow(at, branch, found.name)
+    refs.follow(at, branch, remote)
     if todo:
-        oplog.note(at, command=f"mvc push {found.name}", remote=found.name)
+        oplog.note(at, command=f"mvc push {remote}", remote=remote)
     progress.stop()
     told = {each.commit: each for each in history.commits(at.root, [*dict.fromkeys([head, *sent])])}
     return PushResult(
-        remote=found.name,
+        remote=remote,
         branch=branch,
         head=told[head],
         commits=tuple(told[each] for each in sent),

@@ -7,23 +7,25 @@ foreign errors into ours without secrets. Knows nothing of what an object should
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mvc.errors import MvcError, RemoteError, StoreError
-from mvc.sharing import Remote
 from mvc.store import foreign, places, remotes
 from mvc.store.cache import PROTECTED, refusals
 from mvc.store.files import TEMPORARY, sync_file, temporary
+from mvc.store.folder import Folder
 from mvc.store.layout import Layout
 from mvc.types import Progress
 
@@ -37,6 +39,9 @@ _RANGE_BYTES = 8 << 20  # s3fs reads 50 MiB ahead by default, in each of eight t
 _CONNECT_S = 30
 _STALE_S = 24 * 3600.0
 _PERIOD_S = 0.1
+
+
+_expected: ContextVar[tuple[Path, str, Future[Wire]] | None] = ContextVar("_expected", default=None)
 
 
 class Absent(Exception):
@@ -96,18 +101,25 @@ class Meter:
 class Wire:
     """An opened DVC remote; `opened` makes one."""
 
-    def __init__(self, name: str, odb: Any) -> None:
+    def __init__(self, name: str, fs: Any, folder: str) -> None:
         self.name = name
-        self._odb = odb
-        self._fs = odb.fs
+        self._fs, self._folder = fs, folder
         self._renames = self._fs.protocol in _RENAMES
         self._made: set[str] = set()
 
+    def _path(self, md5: str) -> str:
+        return str(self._fs.join(self._folder, md5[:2], md5[2:]))
+
+    def connect(self) -> None:
+        """Do now what else the first call would wait for: shake hands, make a client."""
+        _harden(self._fs)
+        _ = getattr(self._fs, "fs", None)
+
     def sizes(self, md5s: Iterable[str]) -> dict[str, int | None]:
         """The objects that are there, with their sizes where the protocol tells them."""
-        paths = {str(self._odb.oid_to_path(md5)): md5 for md5 in md5s}
+        paths = {self._path(md5): md5 for md5 in md5s}
         if len(paths) > _LISTED_FROM and not self._renames and self._fs.CAN_TRAVERSE:
-            found = self._fs.fs.find(self._odb.path, detail=True)
+            found = self._fs.fs.find(self._folder, detail=True)
             return {paths[p]: info.get("size") for p, info in found.items() if p in paths}
         told = self._fs.info(list(paths), batch_size=JOBS, return_exceptions=True) if paths else []
         sizes: dict[str, int | None] = {}
@@ -125,7 +137,7 @@ class Wire:
         """The object's bytes as a stream."""
         options = {} if self._renames else {"block_size": _RANGE_BYTES}
         try:
-            source = self._fs.open(self._odb.oid_to_path(md5), "rb", **options)
+            source = self._fs.open(self._path(md5), "rb", **options)
         except FileNotFoundError as error:
             raise Absent from error
         with source:
@@ -133,41 +145,30 @@ class Wire:
 
     def put(self, path: Path, md5: str, meter: Meter) -> None:
         """Send a file; it gets its name when all of it is there."""
-        from fsspec.callbacks import Callback  # type: ignore[import-untyped]
-
-        class Counting(Callback):  # type: ignore[misc]
-            def relative_update(self, inc: int = 1) -> None:
-                add(inc)
-
-            def absolute_update(self, value: int) -> None:
-                add(value - meter.arrived_of(md5))
-
-        add, target = meter.adder(md5), str(self._odb.oid_to_path(md5))
+        add, target = meter.adder(md5), self._path(md5)
+        heard = add if isinstance(self._fs, Folder) else _callback(add, md5, meter)
         if self._renames:
-            self._put_whole(path, target, Counting())
+            self._put_whole(path, target, heard)
         else:
-            self._fs.put_file(str(path), target, callback=Counting())
+            self._fs.put_file(str(path), target, callback=heard)
         meter.correct(md5, path.stat().st_size)  # a small file, or a clone, calls nobody back
 
     def remove(self, md5: str) -> None:
         """Delete the object; one that is not there is as good as deleted."""
         with contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(str(self._odb.oid_to_path(md5)))
+            self._fs.rm_file(self._path(md5))
 
     def _put_whole(self, path: Path, target: str, callback: Any) -> None:
-        from dvc_objects.fs.utils import copyfile
-
         # Beside the objects' folders, where DVC's listing finds no object.
-        half = self._fs.join(self._odb.path, temporary(Path()).name)
+        half = self._fs.join(self._folder, temporary(Path()).name)
         self._make(self._fs.parent(target))
         try:
+            self._fs.put_file(str(path), half, callback=callback)
             if self._fs.protocol == "local":
-                copyfile(str(path), half, callback=callback)
                 Path(half).chmod(PROTECTED)  # as DVC's own; it hashes again what is not
                 sync_file(Path(half))
                 Path(half).replace(target)
             else:
-                self._fs.put_file(str(path), half, callback=callback)
                 self._move(half, target)
         except BaseException:
             with contextlib.suppress(Exception):
@@ -183,10 +184,7 @@ class Wire:
 
     def _make(self, folder: str) -> None:
         if folder not in self._made:
-            if self._fs.protocol == "local":
-                self._odb.makedirs(folder)  # as `shared` says: others of the group write here too
-            else:
-                self._fs.makedirs(folder, exist_ok=True)
+            self._fs.makedirs(folder, exist_ok=True)
             self._made.add(folder)
 
     def sweep(self) -> None:
@@ -194,11 +192,24 @@ class Wire:
         if not self._renames:
             return
         with contextlib.suppress(Exception):  # the objects are there; this is only tidiness
-            for info in self._fs.ls(self._odb.path, detail=True):
+            for info in self._fs.ls(self._folder, detail=True):
                 name = str(info["name"]).rpartition("/")[2]
                 old = time.time() - _seconds(info.get("mtime", info.get("modified"))) > _STALE_S
                 if _HALF_SENT.fullmatch(name) and old:
                     self._fs.rm_file(info["name"])
+
+
+def _callback(add: Callable[[int], None], md5: str, meter: Meter) -> Any:
+    from fsspec.callbacks import Callback  # type: ignore[import-untyped]
+
+    class Counting(Callback):  # type: ignore[misc]
+        def relative_update(self, inc: int = 1) -> None:
+            add(inc)
+
+        def absolute_update(self, value: int) -> None:
+            add(value - meter.arrived_of(md5))
+
+    return Counting()
 
 
 def _seconds(when: object) -> float:
@@ -224,26 +235,36 @@ def each(act: Callable[[str], None], names: Sequence[str], meter: Meter) -> None
             raise next((e for e in failed if not isinstance(e, _Stopped)), failed[0])
 
 
-def expect(remote: Remote) -> None:
-    """Import what `opened` will need for the remote, in a thread, while git is at work.
+@contextmanager
+def expected(layout: Layout, name: str) -> Iterator[None]:
+    """Open the remote for all that is done inside, in a thread, while git is at work.
 
-    DVC's parts for a folder take 0.1 s, those for SSH and S3 up to a second. The process does not
-    end before them: only for who is sure to open it.
+    The parts of DVC's that SSH and S3 need are a second of imports, and a handshake or a client
+    comes after them: once for all, not each time. What fails is `opened`'s to tell.
     """
+    found: Future[Wire] = Future()
 
-    def bring() -> None:
-        with contextlib.suppress(Exception):  # `opened` meets it too, and tells
-            from dvc.fs import get_fs_cls
+    def reach() -> None:
+        try:
+            wire = _reached(layout, name)
+            if not _asks():  # nobody is to be asked for a password while git asks for one
+                wire.connect()
+            found.set_result(wire)
+        except BaseException as error:
+            found.set_exception(error)
 
-            get_fs_cls({"url": remote.data_url})
-            import_module("dvc_data.hashfile.db")
-
-    threading.Thread(target=bring, name="mvc-expect").start()
+    token = _expected.set((layout.root, name, found))
+    # A daemon: one that came to nothing, or whose server is silent, keeps no error waiting.
+    threading.Thread(target=reach, name="mvc-reach", daemon=True).start()
+    try:
+        yield
+    finally:
+        _expected.reset(token)
 
 
 @contextmanager
 def opened(layout: Layout, name: str) -> Iterator[Wire]:
-    """Open the DVC remote `name`; foreign errors inside become ours.
+    """Open the DVC remote `name`; foreign errors inside become ours. One that is expected is taken.
 
     Raises:
         RemoteError: there is no such remote, or it failed.
@@ -258,20 +279,32 @@ def opened(layout: Layout, name: str) -> Iterator[Wire]:
             f"`mvc remote add {name} --git {remotes.masked(remote.git_url or 'URL')} --data URL`",
         )
     foreign.check_dvc(layout)
+    held = _expected.get()
     with _spoken(layout, name, url), refusals():
-        from dvc.fs import get_cloud_fs
-        from dvc_data.hashfile.db import get_odb
+        ready = held is not None and held[:2] == (layout.root, name)
+        wire = held[2].result() if held is not None and ready else _reached(layout, name)
+        wire.connect()
+        yield wire
 
-        # What DataCloud.get_remote_odb does (dvc/data_cloud.py), without a Repo.
-        kind, options, path = get_cloud_fs(places.configuration(layout, name), name=name)
-        fs = kind(**options)
-        if options.get("worktree") or fs.version_aware:
-            raise StoreError(
-                f"DVC refused: remote {name} is cloud versioned", "take one that is not"
-            )
-        _harden(fs)
-        folder = fs.join(path, "files", "md5")
-        yield Wire(name, get_odb(fs, folder, hash_name="md5", **options))
+
+def _reached(layout: Layout, name: str) -> Wire:
+    """What DataCloud.get_remote_odb does (dvc/data_cloud.py), without a Repo."""
+    foreign.check_dvc(layout)
+    options = places.options(layout, name)
+    url = options.get("url", "")
+    if "://" not in url and options == {"url": url} and "%" not in url:  # `%` may be DVC's syntax
+        return Wire(name, Folder(), os.path.join(url, "files", "md5"))  # noqa: PTH118
+    from dvc.fs import get_cloud_fs
+
+    kind, options, path = get_cloud_fs(places.configuration(layout, name), name=name)
+    for module in kind.REQUIRES.values():
+        import_module(module)
+    fs = kind(**options)
+    if options.get("worktree") or fs.version_aware:
+        raise StoreError(f"DVC refused: remote {name} is cloud versioned", "take one that is not")
+    if fs.protocol == "local":
+        fs = Folder(shared=bool(options.get("shared")))
+    return Wire(name, fs, fs.join(path, "files", "md5"))
 
 
 def _harden(fs: Any) -> None:
@@ -283,10 +316,15 @@ def _harden(fs: Any) -> None:
     args["agent_forwarding"] = False
     args["connect_timeout"] = _CONNECT_S
     args["keepalive_interval"] = _CONNECT_S
-    if not sys.stdin.isatty():
+    if not _asks():
         from asyncssh import SSHClient
 
         args["client_factory"] = SSHClient  # DVC's own would ask nobody for a password
+
+
+def _asks() -> bool:
+    """Whether somebody is there to be asked for a password."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 @contextmanager
@@ -295,12 +333,8 @@ def _spoken(layout: Layout, name: str, url: str) -> Iterator[None]:
 
     Their causes are not kept: what a library says may hold what must not be shown.
     """
-    from dvc_objects.fs.errors import RemoteMissingDepsError
-
     try:
         yield
-    except RemoteMissingDepsError as error:
-        raise remotes.missing_extra(str(error.protocol)) from None
     except ImportError:
         raise remotes.missing_extra(url.split("://", 1)[0]) from None
     except RemoteError:
@@ -311,6 +345,10 @@ def _spoken(layout: Layout, name: str, url: str) -> Iterator[None]:
             raise
         raise _failed(layout, name, url, error.message) from None
     except Exception as error:
+        from dvc_objects.fs.errors import RemoteMissingDepsError
+
+        if isinstance(error, RemoteMissingDepsError):
+            raise remotes.missing_extra(str(error.protocol)) from None
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise _failed(layout, name, url, text, error) from None
 
