@@ -86,7 +86,7 @@ def _push(at: Layout, remote: str, all_states: bool, progress: Progress) -> Push
             )
             # The objects go first: a ref without them would be a promise that nobody keeps.
             try:
-                went, record = _send(at, remote, needed, {}, progress)
+                went, record = _send(at, remote, needed, {}, progress, are_new=bool(new))
             except ObjectMissing:  # a clone has not all: what it lacks may be on another remote
                 left = _gather(at, needed, progress)
                 went, record = _send(at, remote, needed, left, progress)
@@ -121,7 +121,13 @@ def _push(at: Layout, remote: str, all_states: bool, progress: Progress) -> Push
 
 
 def _send(
-    at: Layout, remote: str, commits: list[str], left: dict[str, State], progress: Progress
+    at: Layout,
+    remote: str,
+    commits: list[str],
+    left: dict[str, State],
+    progress: Progress,
+    *,
+    are_new: bool = False,
 ) -> tuple[Transfer, dict[str, State] | None]:
     """Send what the remote lacks of these commits; what it then lacks is told too, if it changed.
 
@@ -129,7 +135,7 @@ def _send(
     """
     objects, record = _objects(at, remote, commits, left)
     pairs = [(each.md5, each.size_bytes) for each in objects]
-    return transfer.push(at, remote, pairs, progress), record
+    return transfer.push(at, remote, pairs, progress, are_new=are_new), record
 
 
 def _gather(at: Layout, commits: list[str], progress: Progress) -> dict[str, State]:

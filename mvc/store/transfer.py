@@ -7,15 +7,17 @@ before it is whole. Knows nothing of commits (`manifest`) or refs (`refs`).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from mvc.errors import DiskFull, ObjectCorrupt, ObjectMissing
+from mvc.hashing import Hashes
 from mvc.sharing import Transfer, Wanted
 from mvc.store import objects
 from mvc.store.cache import PROTECTED
@@ -30,6 +32,9 @@ LISTING_LIMIT = 16 << 20
 """Bytes of a `.dir` object at most, whose size no pointer tells: some 100,000 files."""
 
 
+_Check = Callable[[str], str | None]
+
+
 class _Wrong(Exception):
     """What arrived is not what was asked for; the text says how."""
 
@@ -42,6 +47,8 @@ def push(
     remote: str,
     md5s: Iterable[tuple[str, int | None]],
     progress: Progress = SILENT,
+    *,
+    are_new: bool = False,
 ) -> Transfer:
     """Send the objects that the remote lacks, eight at a time; what arrived is not sent again.
 
@@ -53,6 +60,7 @@ def push(
         md5s: Objects as (md5, size in bytes or None); duplicates are sent once. `.dir` objects
             go after all others, so that plain DVC never takes a half-sent folder for a whole one.
         progress: Hears `transfer`.
+        are_new: The remote is likely to lack them: they are hashed while it is still being opened.
 
     Raises:
         ObjectMissing: an object is not in the cache.
@@ -60,13 +68,25 @@ def push(
         MissingExtra: the protocol's package is not installed.
         RemoteError: the remote failed; the URL in the message is masked.
     """
-    cache = cache_folder(layout)
-    paths = {md5: object_path(cache, md5) for md5, _ in md5s}
-    with opened(layout, remote) as wire:
-        there = wire.sizes(paths)
-        # What is not here any more, but is there, need not be here.
-        todo = {m: p for m, p in paths.items() if not _same_size(p, there.get(m))}
-        return _send(layout, wire, todo, len(paths) - len(todo), progress)
+    cache, sizes = cache_folder(layout), dict(md5s)
+    paths = {md5: object_path(cache, md5) for md5 in sizes}
+    pool = ThreadPoolExecutor(os.cpu_count())
+    first = sorted(paths, key=lambda md5: sizes[md5] or 0, reverse=True) if are_new else []
+    early = {md5: pool.submit(verify_object, layout, md5) for md5 in first}
+
+    def check(md5: str) -> str | None:
+        done = early.pop(md5, None)
+        return done.result() if done and not done.cancelled() else verify_object(layout, md5)
+
+    try:
+        with opened(layout, remote) as wire:
+            # What has not begun is hashed right before it is sent.
+            pool.shutdown(wait=False, cancel_futures=True)
+            there = wire.sizes(paths)
+            todo = {m: p for m, p in paths.items() if not _same_size(p, there.get(m))}
+            return _send(wire, todo, len(paths) - len(todo), progress, check)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def replace(layout: Layout, remote: str, md5s: Iterable[str], progress: Progress = SILENT) -> int:
@@ -75,13 +95,14 @@ def replace(layout: Layout, remote: str, md5s: Iterable[str], progress: Progress
     Returns:
         How many were sent: those that the cache has whole.
     """
-    cache = cache_folder(layout)
-    todo = {m: object_path(cache, m) for m in md5s if verify_object(layout, m) is None}
+    cache, check = cache_folder(layout), partial(verify_object, layout)
+    todo = {md5: object_path(cache, md5) for md5 in md5s if check(md5) is None}
     with opened(layout, remote) as wire:
-        return _send(layout, wire, todo, 0, progress).num_objects
+        return _send(wire, todo, 0, progress, check).num_objects
 
 
 def _same_size(path: Path, there: int | None) -> bool:
+    """What is not here any more, but is there, need not be here."""
     try:
         return there is not None and path.stat().st_size == there
     except FileNotFoundError:
@@ -89,7 +110,7 @@ def _same_size(path: Path, there: int | None) -> bool:
 
 
 def _send(
-    layout: Layout, wire: Wire, todo: dict[str, Path], num_present: int, progress: Progress
+    wire: Wire, todo: dict[str, Path], num_present: int, progress: Progress, check: _Check
 ) -> Transfer:
     for md5, path in todo.items():
         if not path.is_file():
@@ -102,7 +123,7 @@ def _send(
     meter = Meter(progress, text, sum(sizes.values()))
 
     def send(md5: str) -> None:
-        if problem := verify_object(layout, md5):
+        if problem := check(md5):
             raise ObjectCorrupt(
                 f"object {md5} {problem}; it was not sent to {wire.name}",
                 "`mvc fsck` names the commit and the file, `mvc fsck --repair` mends it",
@@ -159,7 +180,9 @@ def fetch(
     if not todo:
         return Transfer(0, 0, num_present)
     with opened(layout, remote) as wire:
-        there = wire.sizes(todo)
+        # A file whose size its commit declares is not asked for: it is bound already.
+        told = wire.sizes([md5 for md5, items in todo.items() if not _declared(items)])
+        there = {m: told.get(m) for m, items in todo.items() if m in told or _declared(items)}
         absent = [items[0] for md5, items in todo.items() if md5 not in there]
         bound = {md5: _bound(todo[md5], size) for md5, size in there.items()}
         _require_space(cache, sum(bound.values()))
@@ -183,7 +206,7 @@ def fetch(
         objects.remember(layout, [f for md5, f in arrived.items() if not md5.endswith(".dir")])
         meter.end()
         if absent:
-            raise _absent(wire, absent)
+            raise _absent(wire, sorted(absent, key=lambda item: item.path))
     return Transfer(len(there), meter.arrived, num_present)
 
 
@@ -192,7 +215,7 @@ def _is_here(cache: Path, items: list[Wanted], check: bool) -> bool:
     try:
         if check:
             with path.open("rb") as file:
-                _compare(items, *_copy(file, None, path.stat().st_size, None))
+                _compare(items, _copy(file, None, path.stat().st_size, None))
             return True
         size = path.stat().st_size
     except (FileNotFoundError, _Wrong):
@@ -202,12 +225,16 @@ def _is_here(cache: Path, items: list[Wanted], check: bool) -> bool:
 
 def _bound(items: list[Wanted], there: int | None) -> int:
     """How many bytes are read at most."""
-    declared = [item.size_bytes for item in items if item.size_bytes is not None]
-    if declared:
+    if declared := _declared(items):
         return min(declared)
     limit = LISTING_LIMIT if items[0].md5.endswith(".dir") else there
     # A server that tells no size, for a file whose size no commit tells.
     return LISTING_LIMIT if limit is None else limit if there is None else min(limit, there)
+
+
+def _declared(items: list[Wanted]) -> list[int]:
+    """The sizes that commits declare of it."""
+    return [item.size_bytes for item in items if item.size_bytes is not None]
 
 
 def _require_space(cache: Path, needed: int) -> None:
@@ -225,9 +252,7 @@ def _bring(
     wire: Wire, cache: Path, items: list[Wanted], there: int | None, bound: int, meter: Meter
 ) -> FileDigest:
     """Fetch one object, at most twice; returns its hashes."""
-    md5 = items[0].md5
-    target = object_path(cache, md5)
-    problem = ""
+    target, problem = object_path(cache, md5 := items[0].md5), ""
     for _ in range(2):
         half, before = temporary(cache), meter.arrived_of(md5)
         try:
@@ -235,14 +260,14 @@ def _bring(
                 if there is not None and there > bound:
                     raise _Wrong(f"is {there} bytes, should be {bound}")
                 with wire.open(md5) as source:
-                    size, *hashes = _copy(source, out, bound, meter.adder(md5))
-                _compare(items, size, *hashes)
+                    found = _copy(source, out, bound, meter.adder(md5))
+                _compare(items, found)
                 out.flush()
                 os.fsync(out.fileno())
             half.chmod(PROTECTED)
             target.parent.mkdir(parents=True, exist_ok=True)
             half.replace(target)
-            return FileDigest(items[0].path, size, *hashes)
+            return found
         except _Wrong as wrong:
             problem = str(wrong)
             meter.correct(md5, before)
@@ -257,34 +282,34 @@ def _bring(
 
 def _copy(
     source: BinaryIO, out: BinaryIO | None, bound: int, count: Callable[[int], None] | None
-) -> tuple[int, str, str]:
-    """Copy and hash at most `bound` bytes; size, md5 and sha256.
+) -> FileDigest:
+    """Copy and hash at most `bound` bytes.
 
     Raises:
         _Wrong: there is more.
     """
-    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    while block := source.read(min(BLOCK, bound - size + 1)):
-        size += len(block)
-        if size > bound:
-            raise _Wrong(f"is longer than the {bound} bytes that are declared")
-        md5.update(block)
-        sha256.update(block)
-        if out is not None:
-            out.write(block)
-        if count is not None:
-            count(len(block))
-    return size, md5.hexdigest(), sha256.hexdigest()
+    hashes = Hashes()
+    block = source.read(min(BLOCK, bound + 1))
+    while block:
+        if hashes.size_bytes + len(block) > bound:
+            raise _Wrong(f"is longer than is declared: it should be {bound} bytes")
+        with hashes.taking(block):  # a core each, while this one is written and the next comes
+            if out is not None:
+                out.write(block)
+            if count is not None:
+                count(len(block))
+            block = source.read(min(BLOCK, bound - hashes.size_bytes + 1))
+    return hashes.digest("")
 
 
-def _compare(items: list[Wanted], size: int, md5: str, sha256: str) -> None:
+def _compare(items: list[Wanted], found: FileDigest) -> None:
     for item in items:
-        if item.size_bytes not in (None, size):
-            raise _Wrong(f"is {size} bytes, should be {item.size_bytes}")
+        if item.size_bytes not in (None, found.size_bytes):
+            raise _Wrong(f"is {found.size_bytes} bytes, should be {item.size_bytes}")
         expected = item.md5.removesuffix(".dir")
-        if md5 != expected:
-            raise _Wrong(f"should hash to {expected}, hashes to {md5}")
-        if item.sha256 not in (None, sha256):
+        if found.md5 != expected:
+            raise _Wrong(f"should hash to {expected}, hashes to {found.md5}")
+        if item.sha256 not in (None, found.sha256):
             raise _Wrong("does not match the SHA-256 that its commit vouches for")
 
 
@@ -306,9 +331,7 @@ def _absent(wire: Wire, absent: list[Wanted]) -> ObjectMissing:
 
 def missing_on(layout: Layout, remote: str, md5s: Iterable[str]) -> set[str]:
     """Those of `md5s` that the remote does not have under their name (asked, not read)."""
-    names = set(md5s)
-    with opened(layout, remote) as wire:
-        return names - set(wire.sizes(names))
+    return (names := set(md5s)) - sizes(layout, remote, names).keys()
 
 
 def sizes(layout: Layout, remote: str, md5s: Iterable[str]) -> dict[str, int | None]:
@@ -344,7 +367,7 @@ def check_remote(
         progress: Hears `transfer`.
 
     Returns:
-        What does not hold, with what is wrong ("is missing", "is 12 bytes, should be 13", ...).
+        What does not hold, with what is wrong ("is missing", ...).
     """
     asked: dict[str, list[Wanted]] = {}
     for item in wanted:
@@ -353,9 +376,9 @@ def check_remote(
         there = wire.sizes(asked)
         wrong = {md5: "is missing" for md5 in asked if md5 not in there}
         for md5, size in there.items():
-            sizes = [i.size_bytes for i in asked[md5] if i.size_bytes is not None]
-            if size is not None and any(size != declared for declared in sizes):
-                wrong[md5] = f"is {size} bytes, should be {sizes[0]}"
+            for declared in _declared(asked[md5]):
+                if size not in (None, declared):
+                    wrong[md5] = f"is {size} bytes, should be {declared}"
         todo = [md5 for md5 in asked if md5 not in wrong]
         if sample is not None and sample < len(todo):
             todo = random.sample(todo, sample)
@@ -365,7 +388,7 @@ def check_remote(
         def check(md5: str) -> None:
             try:
                 with wire.open(md5) as source:
-                    _compare(asked[md5], *_copy(source, None, bound[md5], meter.adder(md5)))
+                    _compare(asked[md5], _copy(source, None, bound[md5], meter.adder(md5)))
             except _Wrong as error:
                 wrong[md5] = str(error)
             except Absent:

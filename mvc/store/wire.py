@@ -183,9 +183,17 @@ class Wire:
             self._fs.mv(half, target)
 
     def _make(self, folder: str) -> None:
-        if folder not in self._made:
+        if folder in self._made:
+            return
+        if self._fs.protocol != "ssh":
             self._fs.makedirs(folder, exist_ok=True)
-            self._made.add(folder)
+        elif not self._fs.isdir(folder):
+            # Over SSH `makedirs` tries each folder of the path, with two round trips for each.
+            try:
+                self._fs.fs.mkdir(folder, create_parents=False)
+            except Exception:  # its parent is missing too, or somebody was faster
+                self._fs.makedirs(folder, exist_ok=True)
+        self._made.add(folder)
 
     def sweep(self) -> None:
         """Remove what senders that were killed more than a day ago left half-sent."""
