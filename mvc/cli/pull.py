@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mvc.cli.context import as_json, here, write
+from mvc.cli.context import as_json, here, soon, write
 
 
 @click.command("pull", short_help="Bring the branch forward to the remote's.")
@@ -32,11 +32,11 @@ def command(
     """
     from mvc.errors import UsageError
     from mvc.ops import pull
-    from mvc.render import share
     from mvc.render.progress import progress
 
     if adapter_only and all_states:
         raise UsageError("--adapter-only and --all contradict each other", "leave one of them out")
+    soon("mvc.render.share")
     display = progress()
     try:
         result = pull.pull(
@@ -52,6 +52,6 @@ def command(
     if json_:
         write(result)
         return
-    from mvc.render import console
+    from mvc.render import console, share
 
     console.show(*share.pull(result))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mvc.cli.context import as_json, here, write
+from mvc.cli.context import as_json, here, soon, write
 
 
 @click.command("push", short_help="Send the branch, its snapshots and their objects.")
@@ -26,9 +26,9 @@ def command(remote: str | None, all_states: bool, json_: bool) -> None:
       mvc push
     """
     from mvc.ops import push
-    from mvc.render import share
     from mvc.render.progress import progress
 
+    soon("mvc.render.share")
     display = progress()
     try:
         result = push.push(here(), remote, all_states=all_states, progress=display)
@@ -37,6 +37,6 @@ def command(remote: str | None, all_states: bool, json_: bool) -> None:
     if json_:
         write(result)
         return
-    from mvc.render import console
+    from mvc.render import console, share
 
     console.show(*share.push(result))

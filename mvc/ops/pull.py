@@ -10,7 +10,18 @@ from mvc.ops.diverged import diverged
 from mvc.ops.fetch import bring, shared, telling_of_a_move
 from mvc.ops.verify import require_trusted
 from mvc.sharing import PullResult
-from mvc.store import foreign, git, history, objects, pointers, refs, tracked, wire, workspace
+from mvc.store import (
+    foreign,
+    git,
+    history,
+    known,
+    objects,
+    pointers,
+    refs,
+    tracked,
+    wire,
+    workspace,
+)
 from mvc.store.layout import Layout
 from mvc.store.lock import Lock
 from mvc.types import SILENT, Progress
@@ -44,6 +55,7 @@ def pull(
         SignatureError: this user asks for signatures and the remote's commit has none to trust.
         ObjectCorrupt: what the remote sent does not hold; the branch has not moved.
     """
+    known.expect()
     with Lock(at, "mvc pull", moves=True), ExitStack() as held:
         if done := workspace.recover(at):
             progress.note(done)

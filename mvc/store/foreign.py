@@ -74,13 +74,12 @@ def check_commit(layout: Layout, commit: str) -> None:
         RepoError: naming the path and what is wrong with it.
     """
     root = layout.root
-    told = git.read(root, "ls-tree", "-r", "-z", "--long", "--full-tree", commit)
+    told, dvc, modules = _tree(root, commit)
     for row in filter(None, told.split("\0")):
         about, _, path = row.partition("\t")
         mode, _, _, size = about.split()
         if problem := _problem(path, mode, int(size) if size.isdigit() else 0):
             raise RepoError(f"commit {commit[:10]} is refused: {path!r} {problem}", _CHOOSE)
-    dvc, modules = git.cat(root, [f"{commit}:{_DVC_CONFIG}", f"{commit}:.gitmodules"])
     if dvc is not None and (why := _dvc_problem(dvc.decode(errors="replace"))):
         _refuse(layout, f"{_DVC_CONFIG} of commit {commit[:10]} {why}")
     if dvc == _here(root):
@@ -90,6 +89,14 @@ def check_commit(layout: Layout, commit: str) -> None:
             raise RepoError(
                 f"commit {commit[:10]} is refused: DVC cannot read {name}: {why}", _CHOOSE
             )
+
+
+@lru_cache(maxsize=4)  # a pull asks twice, and what a hash names never changes
+def _tree(root: Path, commit: str) -> tuple[str, bytes | None, bytes | None]:
+    """A commit's tree, and what of it DVC and its git read."""
+    told = git.read(root, "ls-tree", "-r", "-z", "--long", "--full-tree", commit)
+    dvc, modules = git.cat(root, [f"{commit}:{_DVC_CONFIG}", f"{commit}:.gitmodules"])
+    return told, dvc, modules
 
 
 def check_here(layout: Layout) -> None:

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import psutil
-
 from mvc.store import git
 from mvc.store.layout import Layout
 
@@ -97,6 +95,8 @@ def _seen(lock: Path) -> tuple[int, float] | None:
 
 def _is_left(mark: Path) -> bool:
     """Whether the process that made a mark is gone, or is this one, which begins anew."""
+    import psutil  # 15 ms, for who finds one
+
     pid = int(mark.name.removeprefix("git-"))
     try:
         # Another process may have its number by now.

@@ -9,7 +9,7 @@ importing DVC (`pointers`) are offered here too: the rest of mvc needs this one 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,11 @@ def link_present(layout: Layout, pointer: Pointer) -> int:
 
 
 def verify(
-    layout: Layout, wanted: Sequence[Wanted], held: Sequence[Wanted] = (), *, deep: bool = True
+    layout: Layout,
+    wanted: Sequence[Wanted],
+    held: Callable[[], Sequence[Wanted]] = tuple,
+    *,
+    deep: bool = True,
 ) -> None:
     """Read objects whole and refuse one that is not what its commit vouches for.
 
@@ -174,7 +178,7 @@ def verify(
         layout: The repo.
         wanted: The objects, `path` being where they belong in the workspace.
         held: What the workspace stands on: an object vouched for alike there is not read again
-            while the file is as DVC last saw it.
+            while the file is as DVC last saw it. Asked where something is to be read.
         deep: Read also what is as it was when it was last read (inode, mtime and size in DVC's
             state database). Reading costs four times a copy (FACTS.md, md5), a checkout next to
             nothing: it trusts, and so does a pull what it hashed on its way. Training does not.
@@ -183,14 +187,16 @@ def verify(
         ObjectCorrupt: naming the file, the commit and what is wrong.
     """
     cache = cache_folder(layout)
-    trusted = {(item.md5, item.sha256, item.size_bytes) for item in held}
+    trusted: set[tuple[str, str | None, int | None]] | None = None
     with known.database(layout) as state:
         for item in wanted:
             path, here = object_path(cache, item.md5), layout.root / item.path
-            same = (item.md5, item.sha256, item.size_bytes) in trusted
-            if not path.is_file() or (same and known.md5_of(state, here) == item.md5):
+            if not path.is_file() or (not deep and _seen(state, path, item)):
                 continue
-            if not deep and _seen(state, path, item):
+            if trusted is None:
+                trusted = {(each.md5, each.sha256, each.size_bytes) for each in held()}
+            same = (item.md5, item.sha256, item.size_bytes) in trusted
+            if same and known.md5_of(state, here) == item.md5:
                 continue
             found = hash_file(path, item.path)
             if item.size_bytes not in (None, found.size_bytes):

@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
-import psutil
 from msgspec.structs import replace
 
 from mvc.errors import StoreError
@@ -324,6 +323,8 @@ def _break_locks(layout: Layout, journal: Journal) -> None:
 
     A git that outlived its mvc gets a moment to end by itself.
     """
+    import psutil  # 15 ms, for who finds a journal
+
     if journal.pid != os.getpid() and psutil.pid_exists(journal.pid):
         return
     refs = {journal.ref, *journal.moves} - {""}

@@ -87,6 +87,7 @@ def _pointers_of(root: Path, commit: str) -> tuple[Pointer, ...]:
 _pointers_of_hash = lru_cache(maxsize=8)(_pointers_of)
 
 
+@lru_cache(maxsize=8)  # a move asks twice, and what a hash names never changes
 def changes(root: Path, old: str | None, new: str) -> tuple[Change, ...]:
     """What differs between two commits' trees (`old` None: from nothing), by path."""
     before = old or git.read_bytes(root, "hash-object", "-t", "tree", "--stdin", stdin=b"").decode()

@@ -246,11 +246,13 @@ def _move(layout: Layout, journal: Journal, words: str) -> int:
 
 def _verify(layout: Layout, commit: str) -> None:
     """Refuse `commit` if an object that it brings here is damaged, or its manifest lies."""
-    here = tracked.commit_of(layout.root, "HEAD")
-    held: list[Wanted] = []
-    if here is not None:
+
+    def held() -> list[Wanted]:
+        here = tracked.commit_of(layout.root, "HEAD")
         with contextlib.suppress(MvcError):  # what HEAD cannot vouch for is read
-            held = manifest.files(layout, [here]) if here != commit else []
+            return manifest.files(layout, [here]) if here and here != commit else []
+        return []
+
     objects.verify(layout, manifest.files(layout, [commit]), held, deep=False)
 
 
