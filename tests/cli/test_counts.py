@@ -51,14 +51,14 @@ COSTS = {
     "snapshots": Cost(git=1, modules=330),
     "show": Cost(git=9, modules=330),
     "snapshot": Cost(git=10, modules=400),
-    "checkout @1": Cost(git=26, modules=600, opened=2, synced=1, databases=5, hashed=2, read=1),
-    "checkout main": Cost(git=30, modules=600, opened=2, synced=1, databases=5, hashed=2, read=1),
+    "checkout @1": Cost(git=25, modules=600, opened=2, synced=1, databases=5, hashed=2, read=1),
+    "checkout main": Cost(git=29, modules=600, opened=2, synced=1, databases=5, hashed=2, read=1),
     "fetch": Cost(git=15, modules=560),
     # Read once more before it is sent: what is damaged is not.
-    "push": Cost(git=24, modules=600, opened=3, hashed=1, read=2, written=1),
-    "pull": Cost(git=46, modules=600, opened=1, synced=2, databases=5, hashed=2, read=1, written=1),
+    "push": Cost(git=24, modules=600, opened=2, hashed=1, read=2, written=1),
+    "pull": Cost(git=40, modules=600, opened=1, synced=2, databases=5, hashed=2, read=1, written=1),
     "clone ../hub.git .": Cost(
-        git=57, modules=600, opened=1, synced=2, databases=5, hashed=2, read=1, written=1
+        git=52, modules=600, opened=1, synced=2, databases=5, hashed=2, read=1, written=1
     ),
     "rollback @1": Cost(git=38, modules=600, opened=2, synced=1, databases=5, hashed=2, read=1),
     "gc": Cost(git=30, modules=560, lists=2),
