@@ -47,7 +47,7 @@ class Folder:
 
             copyfile(source, target)
             return
-        with open(source, "rb", buffering=0) as here, open(target, "wb", buffering=0) as there:  # noqa: PTH123
+        with open(source, "rb", buffering=0) as here, open(target, "wb") as there:  # noqa: PTH123
             with contextlib.suppress(OSError):  # not between these two; a full disk is met again
                 while count := os.copy_file_range(here.fileno(), there.fileno(), _BLOCK):
                     callback(count)
