@@ -28,23 +28,23 @@ from mvc.settings import LoraSettings, Settings
 from mvc.types import FileDigest
 
 _Key = tuple[str, str, str, bytes]
-"""Base, its digest, precision, and the adapter's shape."""
+"""Base, its digest, precision, and all that the adapter and its Trainer are built from."""
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mvc.engine.trainer import BatchTrainer
+
 
 class Warm(msgspec.Struct, frozen=True):
     """What a batch leaves in memory for the next one, beside the adapter on the base.
 
-    `optimizer` is its `state_dict()`, `parameters` what the positions in it mean, `rng` the random
-    state after the last step, `carried` the state's files that training does not change. Nobody
-    may step on it before `cloned` returns.
+    `trainer` has the moments, `rng` is the random state after the last step, `carried` the state's
+    files that training does not change. Nobody may step on it before `cloned` returns.
     """
 
-    optimizer: dict[str, Any]
-    parameters: dict[str, Any]
+    trainer: BatchTrainer
     rng: dict[str, Any]
     carried: Carried
     cloned: Callable[[], None]
@@ -146,7 +146,7 @@ class Session:
             model = self._load(settings, folder, key)
         elif kept is None or kept[0] != key:
             raise StateError(
-                "the state in memory is not of this base and adapter",
+                "the state in memory is not of these settings",
                 "run the same command again: it begins from the stored state",
             )
         else:
@@ -196,8 +196,8 @@ class Session:
 
 
 def _key(settings: Settings) -> _Key:
-    base, lora = settings.base, msgspec.json.encode(settings.lora)
-    return (base.model, base.digest, settings.train.precision + base.quantization, lora)
+    base, built = settings.base, msgspec.json.encode((settings.lora, settings.train))
+    return (base.model, base.digest, settings.train.precision + base.quantization, built)
 
 
 def _identity(folder: Path) -> object:

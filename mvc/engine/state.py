@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
-    from mvc.engine.trainer import BatchTrainer
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -327,23 +326,6 @@ def check_moments(saved: Any, shapes: Sequence[list[int]]) -> dict[int, dict[str
     for index, shape in enumerate(shapes):
         _check_moment(moments[index], shape, index)
     return moments
-
-
-def take_moments(
-    moments: dict[str, Any], parameters: dict[str, Any], trainer: BatchTrainer
-) -> None:
-    """Go on with the moments of the Trainer before, in memory; the groups are mvc.toml's.
-
-    Raises:
-        StateError: they belong to other parameters or to another optimizer.
-    """
-    if optimizer_parameters(trainer.model, trainer.optimizer) != parameters:
-        raise StateError(
-            "the moments in memory belong to other parameters or to another optimizer",
-            "run the same command again: it begins from the stored state",
-        )
-    groups = trainer.optimizer.state_dict()["param_groups"]
-    trainer.optimizer.load_state_dict({"state": moments["state"], "param_groups": groups})
 
 
 def _check_moment(entry: Any, shape: list[int], index: int) -> None:

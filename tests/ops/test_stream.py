@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mvc.engine import base as bases
-from mvc.engine import files
+from mvc.engine import files, trainer
 from mvc.errors import DiskFull, Interrupted, TrainingFailed
 from mvc.ops import log, run, stream
 from mvc.store import promote
@@ -22,13 +22,15 @@ from mvc.types import CurvePoint
 from tests.ops.conftest import Heard, git, sound, state_bytes, states, train_one, write_batch
 from tests.ops.test_exact import CASES
 
+BF16 = {"bf16": (["train.precision=bf16"], {})}
 
-@pytest.mark.parametrize("case", CASES)
+
+@pytest.mark.parametrize("case", [*CASES, *BF16])
 def test_a_stream_commits_the_bits_of_one_process_after_another(
     case: str, new_model: Callable[..., Layout], tmp_path: Path
 ) -> None:
     paths = [write_batch(tmp_path / f"day-{i}.jsonl", 8 * i) for i in range(3)]
-    sets = [*CASES[case][0], "train.checkpoint_steps=1"]
+    sets = [*(CASES | BF16)[case][0], "train.checkpoint_steps=1"]
     one, other = new_model(*sets, name="one"), new_model(*sets, name="other")
     for path in paths:
         train_one(one, path)
@@ -44,6 +46,52 @@ def test_a_stream_commits_the_bits_of_one_process_after_another(
     assert states(one) == states(other)
     assert sound(other)
     assert not other.run.exists() and not other.flight.exists()
+
+
+def test_a_trainer_goes_on_only_with_the_settings_and_the_state_that_it_was_built_for(
+    new_model: Callable[..., Layout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_batch(tmp_path / f"day-{i}.jsonl", 8 * i) for i in range(6)]
+    bad = files.identify(write_batch(tmp_path / "bad.jsonl", 70))
+    changes = {
+        2: ("learning_rate = 0.01", "learning_rate = 0.02"),
+        3: ("dropout = 0.1", "dropout = 0.5"),
+    }
+    one, other = new_model(name="one"), new_model(name="other")
+    built: list[int] = []
+
+    def change(at: Layout, number: int) -> None:
+        text = at.config.read_text()
+        old, new = changes.get(number, ("", ""))
+        assert old in text
+        at.config.write_text(text.replace(old, new))
+
+    def refuse(curve: tuple[CurvePoint, ...]) -> None:
+        raise TrainingFailed("no", "look")
+
+    for number, path in enumerate(paths):
+        change(one, number)
+        train_one(one, path)
+    init = trainer.BatchTrainer.__init__
+
+    def counted(self: Any, *args: Any, **words: Any) -> None:
+        built.append(number)
+        init(self, *args, **words)
+
+    monkeypatch.setattr(trainer.BatchTrainer, "__init__", counted)
+    with Line(other, "mvc watch"):
+        line = stream.Stream(other, "mvc watch")
+        line.open()
+        for number, path in enumerate(paths):
+            change(other, number)
+            if number == 4:
+                with pytest.raises(TrainingFailed, match="no"):
+                    line.train(bad, check=refuse)
+            line.train(files.identify(path))
+        line.close()
+    assert built == [0, 2, 3, 4]
+    assert state_bytes(one) == state_bytes(other)
+    assert states(one) == states(other)
 
 
 def test_a_batch_that_is_refused_leaves_the_line_as_before_it(
