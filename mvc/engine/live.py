@@ -127,13 +127,19 @@ def take(trainer: BatchTrainer) -> LiveState:
     """
     base_ref = trainer.batch.job.settings.base.model
     return LiveState(
-        adapter=fsdp.whole(state.adapter_tensors(trainer.model)),
+        adapter=_adapter(trainer),
         adapter_config=state.adapter_config(trainer.model, base_ref),
         optimizer=fsdp.whole(trainer.optimizer.state_dict()),
         scheduler=trainer.lr_scheduler.state_dict(),
         parameters=trainer.parameters,
         carried=trainer.batch.carried(),
     )
+
+
+def _adapter(trainer: BatchTrainer) -> dict[str, torch.Tensor]:
+    if trainer.adapter is None:
+        return fsdp.whole(state.adapter_tensors(trainer.model))  # type: ignore[no-any-return]
+    return {name: each.detach() for name, each in trainer.adapter.items()}
 
 
 def carried(source: Path) -> Carried:

@@ -57,11 +57,13 @@ class Beginning(TrainerCallback):  # type: ignore[misc]
 class BatchTrainer(Trainer):  # type: ignore[misc]
     """A Trainer that goes on from a state instead of beginning.
 
-    The daemon's goes on from batch to batch (`Warm`).
+    The daemon's goes on from batch to batch (`Warm`). `adapter` holds the model's own parameters
+    by PEFT's names; under FSDP it is None, which puts others in their place for each pass.
     """
 
     batch: Batch
     parameters: dict[str, Any]
+    adapter: dict[str, torch.Tensor] | None = None
 
     def create_accelerator_and_postprocess(self) -> None:
         """Build the accelerator, with FSDP wherever it is asked for."""
@@ -110,6 +112,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]
             if batch.lifetime_step > 0:
                 state.load_optimizer(batch.source, self.model, self.optimizer)
             self.parameters = state.optimizer_parameters(self.model, self.optimizer)
+            if not batch.job.fsdp:
+                self.adapter = state.adapter_parameters(self.model)
         self.first_moments = state.adam_steps(self.optimizer)
         return self.lr_scheduler
 
