@@ -357,5 +357,9 @@ def _check_moment(entry: Any, shape: list[int], index: int) -> None:
 
 def adam_steps(optimizer: torch.optim.Optimizer) -> tuple[int, ...]:
     """The distinct per-parameter step counts of an optimizer that keeps them (AdamW, Adafactor)."""
-    found = {int(entry["step"]) for entry in optimizer.state.values() if "step" in entry}
-    return tuple(sorted(found))
+    import torch
+
+    found = [entry["step"] for entry in optimizer.state.values() if "step" in entry]
+    if found and isinstance(found[0], torch.Tensor):
+        found = torch.stack(found).tolist()  # one wait for the device, not hundreds
+    return tuple(sorted({int(each) for each in found}))
