@@ -229,8 +229,8 @@ def optimizer(model: PeftModel, train: TrainSettings, output: Path) -> torch.opt
 def build(batch: Batch, model: PeftModel, collator: Any) -> BatchTrainer:
     """The Trainer for what is left of `batch`, with `model` carrying the adapter.
 
-    The one before goes on where the batch is warm: on 196 modules with LoRA another one took half a
-    second of one core (0.2 s beside an H100), in which a GPU waits.
+    The one before goes on where the batch is warm: on 28 layers (392 LoRA tensors) another one
+    took 0.2 s of Python, in which a GPU waits.
 
     Raises:
         ConfigError: transformers knows no such optimizer.

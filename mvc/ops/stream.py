@@ -248,6 +248,8 @@ class Stream:
             return replace(self._end, settings=wanted, config_text=text)
         self.wait()
         self._session.cool()
+        if self._frozen:
+            self._thaw()
         if not self._is_open:
             self.open()
         with self._lock():
@@ -343,11 +345,7 @@ class Stream:
         reason = None if flying is None else flying[1].exception()
         self._cool()
         self._is_open = False  # what is looked at next is looked at anew
-        # What is frozen is never collected, and a base whose batch failed is loaded anew.
-        self._frozen = False
-        gc.unfreeze()
-        gc.collect()
-        self._session.free()
+        self._thaw()
         if flying is not None and reason is not None:
             self.culprit, error = flying[0], reason
         with suppress(MvcError), self._lock():
@@ -365,6 +363,14 @@ class Stream:
         """Forget the state in memory: the next batch begins from the stored one."""
         self._session.cool()
         self._end = None
+
+    def _thaw(self) -> None:
+        """Let go of the Trainer, and of a base whose batch failed: what is frozen is never
+        collected."""
+        self._frozen = False
+        gc.unfreeze()
+        gc.collect()
+        self._session.free()
 
     def drain(self) -> None:
         """Commit what is in flight.

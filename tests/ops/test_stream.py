@@ -59,6 +59,7 @@ def test_a_trainer_goes_on_only_with_the_settings_and_the_state_that_it_was_buil
     }
     one, other = new_model(name="one"), new_model(name="other")
     built: list[int] = []
+    refs: list[weakref.ref[Any]] = []
 
     def change(at: Layout, number: int) -> None:
         text = at.config.read_text()
@@ -76,6 +77,7 @@ def test_a_trainer_goes_on_only_with_the_settings_and_the_state_that_it_was_buil
 
     def counted(self: Any, *args: Any, **words: Any) -> None:
         built.append(number)
+        refs.append(weakref.ref(self))
         init(self, *args, **words)
 
     monkeypatch.setattr(trainer.BatchTrainer, "__init__", counted)
@@ -85,6 +87,8 @@ def test_a_trainer_goes_on_only_with_the_settings_and_the_state_that_it_was_buil
         for number, path in enumerate(paths):
             change(other, number)
             if number == 4:
+                gc.collect()
+                assert [ref() is not None for ref in refs] == [False, False, True]
                 with pytest.raises(TrainingFailed, match="no"):
                     line.train(bad, check=refuse)
             line.train(files.identify(path))
