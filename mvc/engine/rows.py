@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label of a token that no loss is computed on."""
+_ALONE = threading.Lock()
+"""Held while TRL prepares rows. What `_in_memory` sets is the whole process's, and so is stdout,
+which dill takes while `datasets` hashes a function: two at once may never give it back."""
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -290,7 +294,7 @@ def _encoder(
 
 
 def _encode_all(records: Records, encode: Callable[[list[dict[str, Any]]], _Encoded]) -> _Encoded:
-    with _in_memory():
+    with _ALONE, _in_memory():
         try:
             return encode(records.rows)
         except Exception as error:
@@ -334,7 +338,7 @@ def _pack(
     # A document's first token is not to be predicted from the document before it in its row.
     ids = [tokens for tokens, _ in documents]
     labels = [[IGNORED, *targets[1:]] for _, targets in documents]
-    with _in_memory():
+    with _ALONE, _in_memory():
         table = datasets.Dataset.from_dict({"input_ids": ids, "labels": labels})
         # By default 1000 documents are packed at a time; all at once, rows are fuller.
         packed = pack_dataset(table, size, "bfd", {"batch_size": None})

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +196,28 @@ def test_no_file_is_written_and_settings_of_datasets_stay(tmp_path: Path, tokeni
     rows.prepare(_records("text"), tokenizer, TrainSettings())
     assert (datasets.is_caching_enabled(), datasets.are_progress_bars_disabled()) == before
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_two_threads_prepare_rows_one_after_the_other(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon reads ahead; what is set meanwhile is the process's own."""
+    quiet, inside, at_once = rows._in_memory, [0], [0]
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        inside[0] += 1
+        at_once[0] = max(at_once[0], inside[0])
+        with quiet():
+            time.sleep(0.05)
+            yield
+        inside[0] -= 1
+
+    monkeypatch.setattr(rows, "_in_memory", watched)
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(lambda _: rows.prepare(_records("text"), tokenizer, TrainSettings()), "ab")
+        assert len({each.num_tokens for each in made}) == 1
+    assert at_once == [1]
 
 
 def _some_rows(count: int) -> rows.Rows:
