@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,11 +17,6 @@ if TYPE_CHECKING:
 as_json = click.option(
     "--json", "json_", is_flag=True, help="One JSON document on stdout, nothing else."
 )
-
-
-def soon(module: str) -> None:
-    """Import a module in a thread, for who needs it at the end only."""
-    Thread(target=import_module, args=(module,), daemon=True).start()
 
 
 def here() -> Layout:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from mvc.cli.context import as_json, here, soon, write
+from mvc import importing
+from mvc.cli.context import as_json, here, write
 
 
 @click.command("pull", short_help="Bring the branch forward to the remote's.")
@@ -36,7 +37,7 @@ def command(
 
     if adapter_only and all_states:
         raise UsageError("--adapter-only and --all contradict each other", "leave one of them out")
-    soon("mvc.render.share")
+    importing.soon("mvc.render.share")
     display = progress()
     try:
         result = pull.pull(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from mvc.cli.context import as_json, here, soon, write
+from mvc import importing
+from mvc.cli.context import as_json, here, write
 
 
 @click.command("push", short_help="Send the branch, its snapshots and their objects.")
@@ -28,7 +29,7 @@ def command(remote: str | None, all_states: bool, json_: bool) -> None:
     from mvc.ops import push
     from mvc.render.progress import progress
 
-    soon("mvc.render.share")
+    importing.soon("mvc.render.share")
     display = progress()
     try:
         result = push.push(here(), remote, all_states=all_states, progress=display)

@@ -51,7 +51,7 @@ class Ahead:
             read.set_result(md5)
 
     def take(self, path: Path, should_stop: ShouldStop) -> None:
-        """Wait for what is read of `path`; of another file it is let go.
+        """Wait for what is read, one file at a time; of another than `path` it is let go.
 
         What went wrong is not told: who trains the file meets it again, in its place.
 
@@ -59,7 +59,7 @@ class Ahead:
             Interrupted: `should_stop` answered yes meanwhile.
         """
         begun, self._begun = self._begun, None
-        if begun is None or (begun[0] != path and not begun[1].done()):
+        if begun is None:
             return
         while not wait([begun[1]], _LOOK_S).done:
             if should_stop():

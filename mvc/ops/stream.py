@@ -101,6 +101,8 @@ class Stream:
             MvcError: the repo cannot be trained on as it is.
         """
         self._cool()
+        if self._frozen:
+            self._thaw()
         self._is_open = False
         self._session.allowed = user.permissions(self.at.root).remote_code
         with self._lock():

@@ -20,7 +20,6 @@ class Folder:
     """The filesystem; with `shared`, others of the group write to its folders too."""
 
     protocol = "local"
-    CAN_TRAVERSE = True
     join = staticmethod(os.path.join)
     parent = staticmethod(os.path.dirname)
 

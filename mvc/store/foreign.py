@@ -14,10 +14,9 @@ import re
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from mvc.errors import RepoError
-from mvc.store import git, user
+from mvc.store import configured, git, user
 from mvc.store.layout import (
     BATCH,
     BATCH_POINTER,
@@ -142,12 +141,9 @@ def check_dvc(layout: Layout) -> None:
 
 def remote_options(data: bytes, name: str) -> dict[str, str]:
     """What a tracked `.dvc/config` says of a remote; nothing where DVC could not read it."""
-    from configobj import ConfigObj, ConfigObjError  # type: ignore[import-untyped]
-
     try:
-        text = data.decode(errors="replace")
-        found: dict[str, Any] = ConfigObj(text.splitlines(), interpolation=False).dict()
-    except (ConfigObjError, RecursionError):
+        found = configured.sections(data.decode(errors="replace"))
+    except ValueError:
         return {}
     for section, options in found.items():
         remote = _REMOTE.fullmatch(section)
@@ -220,11 +216,9 @@ def _open_git(data: bytes) -> str | None:
 @lru_cache(maxsize=8)
 def _dvc_problem(text: str) -> str | None:
     """The first option of a DVC configuration that is not harmless, in words, or None."""
-    from configobj import ConfigObj, ConfigObjError
-
     try:
-        found: dict[str, Any] = ConfigObj(text.splitlines(), interpolation=False).dict()
-    except (ConfigObjError, RecursionError) as error:
+        found = configured.sections(text)
+    except ValueError as error:
         return f"cannot be read: {error}"
     for section, options in found.items():
         if not isinstance(options, dict):

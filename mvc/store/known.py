@@ -12,11 +12,10 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
+from mvc import importing
 from mvc.errors import StoreError
 from mvc.store import configured, foreign
 from mvc.store.layout import Layout
@@ -29,7 +28,7 @@ _LINKS = "reflink,copy"  # DVC's own default (dvc_data/hashfile/db/local.py)
 
 def expect() -> None:
     """Import in a thread what `database` will need, 0.2 s, while git and the disk are at work."""
-    Thread(target=import_module, args=("dvc_data.hashfile.state",), daemon=True).start()
+    importing.soon("dvc_data.hashfile.state")
 
 
 @contextmanager

@@ -250,6 +250,9 @@ def expected(layout: Layout, name: str) -> Iterator[None]:
     The parts of DVC's that SSH and S3 need are a second of imports, and a handshake or a client
     comes after them: once for all, not each time. What fails is `opened`'s to tell.
     """
+    if any(option.startswith("ask_") for option in places.options(layout, name)):
+        yield  # DVC may ask for a password in the constructor, while git asks for one
+        return
     found: Future[Wire] = Future()
 
     def reach() -> None:

@@ -91,9 +91,13 @@ def test_a_trainer_goes_on_only_with_the_settings_and_the_state_that_it_was_buil
                 assert [ref() is not None for ref in refs] == [False, False, True]
                 with pytest.raises(TrainingFailed, match="no"):
                     line.train(bad, check=refuse)
+            if number == 5:  # as the daemon does after a pause
+                line.drain()
+                line.open()
+                assert refs[-1]() is None
             line.train(files.identify(path))
         line.close()
-    assert built == [0, 2, 3, 4]
+    assert built == [0, 2, 3, 4, 5]
     assert state_bytes(one) == state_bytes(other)
     assert states(one) == states(other)
 
