@@ -50,8 +50,7 @@ def rows(base: str, runs: dict[str, dict[str, Any]]) -> list[frame.Row]:
                   why="TRL computes the loss in pieces; the Trainer, and mvc with it, all logits"),
         frame.row(f"{card}: idle between two batches, 969 MB", "a copy of the state off the device",
                   gap["gaps"], gap["copies"][: len(gap["gaps"])], at_most=1.5,
-                  why="the Trainer is built anew in Python for 392 LoRA tensors, 0.08 s each for "
-                  "names, adapter and optimizer groups; a process needs some 15 s"),
+                  why="a process needs some 15 s"),
         frame.row(f"{card}: deterministic algorithms", "the same without",
                   exact, as_it_is, unit="tokens/s",
                   why=f"two runs end in {same[1]} bits; without, in {same[0]} bits"),
