@@ -9,6 +9,7 @@ process and what it started.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from benchmarks import frame, training
@@ -35,13 +36,19 @@ def main() -> None:
         words["args"] |= {"num_train_epochs": 2, "save_strategy": "epoch"}
         more = training.spec(folder, "trainer", rows, **words, resume=str(checkpoint))
 
-        def ours() -> float:
-            return training.child("-m", "mvc", "-C", root, "train", "--again", data)[0] / 1e6
+        seconds: dict[str, list[float]] = {"mvc": [], "script": []}
 
-        def theirs() -> float:
-            return training.child("-m", "benchmarks.script", more)[0] / 1e6
+        def peak(name: str, *command: str | Path) -> float:
+            peak_bytes, whole = training.child("-m", *command)
+            seconds[name].append(whole)
+            return peak_bytes / 1e6
 
-        found = frame.interleaved({"mvc": ours, "script": theirs})
+        found = frame.interleaved(
+            {
+                "mvc": lambda: peak("mvc", "mvc", "-C", root, "train", "--again", data),
+                "script": lambda: peak("script", "benchmarks.script", more),
+            }
+        )
     row = frame.row(
         "peak memory of `mvc train`",
         "the Trainer script that resumes from its checkpoint",
@@ -50,7 +57,13 @@ def main() -> None:
         at_most=1.02,
         unit="MB",
     )
-    frame.write("memory", [row])
+    whole = frame.row(
+        "the whole process, start to exit, a state of 969 MB",
+        "the Trainer script that resumes from its checkpoint",
+        seconds["mvc"],
+        seconds["script"],
+    )
+    frame.write("memory", [row, whole])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import frame, training
@@ -40,16 +41,22 @@ def main() -> None:
         sft = training.spec(folder, "sft", data, args=args | SFT)
         lengths = [len(json.loads(line)["input_ids"]) for line in dump.open()]
 
-        def pace(*words: str | Path) -> float:
-            return sum(lengths) / training.clocked(folder, *words).loop_s
+        def pace(train: Callable[..., training.Training], *words: str | Path) -> float:
+            return sum(lengths) / train(*words).loop_s
 
-        found = frame.interleaved(
-            {
-                "mvc": lambda: pace("mvc", root, data),
-                "script": lambda: pace("script", plain),
-                "sft": lambda: pace("script", sft),
-            }
-        )
+        with (
+            training.clocked() as ours,
+            training.clocked() as theirs,
+            training.clocked() as packs,
+        ):
+            found = frame.interleaved(
+                {
+                    "mvc": lambda: pace(ours, "mvc", root, data),
+                    "script": lambda: pace(theirs, "script", plain),
+                    "sft": lambda: pace(packs, "script", sft),
+                },
+                warm=1,
+            )
     middle, most = sorted(lengths)[len(lengths) // 2], max(lengths)
     about = (
         f"rows of {middle} tokens (median) to {most}: a script that pads computes some "

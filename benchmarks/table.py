@@ -17,6 +17,7 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 # The order of the table; what is not named here comes after.
 ORDER = (
     "commit",
+    "commit-peers",
     "checkout",
     "gap",
     "steps",

@@ -1,23 +1,25 @@
 """What steps, packing and memory share: a model repo, the same rows for a script, and a clock.
 
-Each training is a process of its own. The clock is the same for all: it notes when the first
-micro-batch begins and when each optimizer step ends, so that loading is no part of the pace.
-
-    python -m benchmarks.training --clock OUT.json mvc ROOT FILE
-    python -m benchmarks.training --clock OUT.json script SPEC.json
+Each side trains in a process of its own, which stays from turn to turn: to import torch and
+transformers takes longer than a short training. The clock is the same for all: it notes when the
+first micro-batch begins and when each optimizer step ends, so that loading is no part of the pace.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -42,30 +44,32 @@ ARGS = {
 
 @dataclass(frozen=True)
 class Training:
-    """One whole training process: its pace inside the loop, and its cost from outside.
+    """The pace inside the loop of one training.
 
     `steps` optimizer steps; `steps_per_s` of the median step; `loop_s` from the first micro-batch
     to the end of the last step; `cpu_s` the processor's seconds of a step, which other work on the
-    machine touches less; `process_s` from start to exit; `peak_bytes` of resident memory.
+    machine touches less.
     """
 
     steps: int
     steps_per_s: float
     loop_s: float
     cpu_s: float
-    process_s: float
-    peak_bytes: int
 
 
-def clocked(folder: Path, *words: str | Path) -> Training:
-    """Run a training under the clock: `mvc ROOT FILE`, or `script SPEC`."""
-    out = folder / "clock.json"
-    peak, seconds = child("-m", "benchmarks.training", "--clock", out, *words)
-    told = json.loads(out.read_text())
-    begin, ends = told["begin"], told["ends"]
-    # The median step: on two cores whatever else runs stretches one in ten to half as much again.
-    pace = 1 / statistics.median(b - a for a, b in pairwise(ends))
-    return Training(len(ends), pace, ends[-1] - begin, told["cpu_s"], seconds, peak)
+@contextmanager
+def clocked() -> Iterator[Callable[..., Training]]:
+    """A process for trainings under the clock: called with `mvc`, ROOT, FILE, or `script`, SPEC."""
+    log = Path(os.environ["HOME"]) / "clocked.log"
+    with ProcessPoolExecutor(1, get_context("spawn"), _begin, (log,)) as pool:
+
+        def train(*words: str | Path) -> Training:
+            try:
+                return pool.submit(_clock, *map(str, words)).result()
+            except Exception as error:
+                raise RuntimeError(f"{words}: {error}\n{log.read_text()[-4000:]}") from error
+
+        yield train
 
 
 def child(*words: str | Path) -> tuple[int, float]:
@@ -189,25 +193,36 @@ def _base(name: str, where: Path) -> None:
     tokenizer.save_pretrained(where)
 
 
-def _clock(out: Path, what: str, words: list[str]) -> None:
+_begins: list[float] = []
+_ends: list[float] = []
+_spent: list[float] = []
+
+
+def _begin(log: Path) -> None:
+    """In a new process: what is said goes to a file, and the clock is set."""
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     from transformers import Trainer
     from transformers.trainer_callback import CallbackHandler
 
-    begins: list[float] = []
-    ends: list[float] = []
-    spent: list[float] = []
     step, ended = Trainer.training_step, CallbackHandler.on_step_end
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        begins.append(time.perf_counter())
+        _begins.append(time.perf_counter())
         return step(self, *args, **kwargs)
 
     def on_step_end(self: Any, *args: Any, **kwargs: Any) -> Any:
-        ends.append(time.perf_counter())
-        spent.append(time.process_time())
+        _ends.append(time.perf_counter())
+        _spent.append(time.process_time())
         return ended(self, *args, **kwargs)
 
     Trainer.training_step, CallbackHandler.on_step_end = training_step, on_step_end
+
+
+def _clock(what: str, *words: str) -> Training:
+    for noted in (_begins, _ends, _spent):
+        noted.clear()
     if what == "script":
         from benchmarks import script
 
@@ -216,14 +231,15 @@ def _clock(out: Path, what: str, words: list[str]) -> None:
         from mvc.cli.main import run
 
         if code := run(["-C", words[0], "train", "--again", words[1]]):
-            raise SystemExit(code)
-    cpu = (spent[-1] - spent[0]) / (len(spent) - 1)
-    out.write_text(json.dumps({"begin": begins[0], "ends": ends, "cpu_s": cpu}))
+            raise RuntimeError(f"mvc train ended with {code}")
+    gc.collect()
+    # The median step: on two cores whatever else runs stretches one in ten to half as much again.
+    pace = 1 / statistics.median(b - a for a, b in pairwise(_ends))
+    cpu = (_spent[-1] - _spent[0]) / (len(_spent) - 1)
+    return Training(len(_ends), pace, _ends[-1] - _begins[0], cpu)
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--base", name, where]:
             _base(name, Path(where))
-        case ["--clock", out, what, *words]:
-            _clock(Path(out), what, words)
