@@ -29,7 +29,7 @@ TURNS = 5
 BLOCK = 1 << 20
 
 
-def main(peers: bool) -> None:
+def main(*, peers: bool) -> None:
     """Measure, write results/commit.json, or commit-peers.json: they take as long as all else."""
     with frame.workplace() as folder:
         from mvc.ops import init
@@ -305,5 +305,7 @@ if __name__ == "__main__":
             cold(Path(root))
         case ["--warm", root, out]:
             warm(Path(root), Path(out))
+        case ["--peers"]:
+            main(peers=True)
         case _:
-            main("--peers" in sys.argv)
+            main(peers=False)
