@@ -27,6 +27,8 @@ def test_what_is_written_is_on_the_disk_with_its_hashes(
     with HashedFile(tmp_path / "state") as file:
         for piece in pieces:
             file.write(piece)
+            if file._syncing is not None:
+                file._syncing.result()  # the disk's thread had its turn: it may else come last
     data = b"".join(pieces)
     assert (tmp_path / "state").read_bytes() == data
     assert file.digest.md5 == hashlib.md5(data, usedforsecurity=False).hexdigest()
