@@ -6,7 +6,9 @@ so that `mvc --help` answers at once.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import importlib
 import io
 import keyword
@@ -122,6 +124,9 @@ def cli(ctx: click.Context, directory: str | None, debug: bool) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run `mvc` and end the process with its exit code."""
+    # At its end Python looks for cycles in all that was imported, which the system frees anyway:
+    # 0.03 s of a pull, 0.8 s once torch and transformers are there.
+    atexit.register(gc.freeze)
     status = run(list(sys.argv[1:] if args is None else args))
     if "mvc.cli.stopping" in sys.modules:
         from mvc.cli.stopping import leave

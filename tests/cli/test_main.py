@@ -40,6 +40,13 @@ def caused(error: MvcError, cause: BaseException) -> MvcError:
     return error
 
 
+def test_a_process_ends_without_looking_for_cycles() -> None:
+    last = "import atexit, gc; atexit.register(lambda: print('frozen', gc.get_freeze_count() > 0))"
+    code = f"{last}; from mvc.cli.main import main; main(['--version'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("frozen True\n")
+
+
 @pytest.mark.parametrize(
     ("error", "status", "told"),
     [
