@@ -131,10 +131,7 @@ def optimizer_parameters(
 
 def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     """The adapter's tensors by PEFT's names; they are the model's own, not copies."""
-    from peft import get_peft_model_state_dict
-
-    found = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: tensor.detach() for name, tensor in sorted(found.items())}
+    return {name: each.detach() for name, each in adapter_parameters(model).items()}
 
 
 def adapter_parameters(model: PeftModel) -> dict[str, torch.Tensor]:

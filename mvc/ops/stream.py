@@ -101,8 +101,6 @@ class Stream:
             MvcError: the repo cannot be trained on as it is.
         """
         self._cool()
-        if self._frozen:
-            self._thaw()
         self._is_open = False
         self._session.allowed = user.permissions(self.at.root).remote_code
         with self._lock():
@@ -249,9 +247,7 @@ class Stream:
             config.check_line(settings, self._end.settings)
             return replace(self._end, settings=wanted, config_text=text)
         self.wait()
-        self._session.cool()
-        if self._frozen:
-            self._thaw()
+        self._cool()
         if not self._is_open:
             self.open()
         with self._lock():
@@ -346,8 +342,8 @@ class Stream:
         flying, self._flying = self._flying, None
         reason = None if flying is None else flying[1].exception()
         self._cool()
+        self._thaw()  # what failed before its first step may hold the device's memory too
         self._is_open = False  # what is looked at next is looked at anew
-        self._thaw()
         if flying is not None and reason is not None:
             self.culprit, error = flying[0], reason
         with suppress(MvcError), self._lock():
@@ -365,6 +361,8 @@ class Stream:
         """Forget the state in memory: the next batch begins from the stored one."""
         self._session.cool()
         self._end = None
+        if self._frozen:
+            self._thaw()
 
     def _thaw(self) -> None:
         """Let go of the Trainer, and of a base whose batch failed: what is frozen is never
