@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import frame, training
 
-CHATS = 100
+CHATS = 40
 LENGTH = 256
 ROWS = 8  # of a micro-batch, packed or not: the Trainer's default
 SFT = {
