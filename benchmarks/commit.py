@@ -45,7 +45,7 @@ def main(*, peers: bool) -> None:
         cold = frame.interleaved({name: run(stash) for name, run in runs.items()}, TURNS)
     what = f"one commit of {warm['bytes'] / 1e6:,.0f} MB, cold: mvc's store in a fresh process"
     if peers:
-        frame.write("commit-peers", compared(what, cold))
+        frame.write("commit-peers", compared(what, cold), about=[*frame.about(), _versions()])
         return
     rows = [
         frame.row(
@@ -64,7 +64,8 @@ def main(*, peers: bool) -> None:
             warm["floor"],
             at_most=1.15,
             why="both sides fsync; mvc also computes the SHA-256 that a signed commit vouches for, "
-            "but two files at once, and the disk begins before the last byte",
+            "but two files at once, and the disk begins before the last byte; the copy of the "
+            "tensors in memory, which a batch waits for, is the gap's",
         ),
         frame.row(
             "disk written per commit",
@@ -113,6 +114,15 @@ def states(root: Path, folder: Path) -> list[Path]:
             os.link(objects.object_path(cache, md5), target / path)
         found.append(target)
     return found
+
+
+def _versions() -> str:
+    told = [
+        subprocess.run([*words], capture_output=True, text=True).stdout.splitlines()[0]
+        for words in (("git-lfs", "version"), ("restic", "version"), ("mlflow", "--version"))
+        if shutil.which(words[0])
+    ]
+    return "; ".join(told)
 
 
 Prepared = Callable[[list[Path]], frame.Run]
@@ -248,7 +258,7 @@ def cold(root: Path) -> None:
 def warm(root: Path, out: Path) -> None:
     """In a process of its own: batches through the daemon's stream, each committed alone."""
     from mvc.engine import files
-    from mvc.ops.stream import Stream
+    from mvc.ops.stream import _HOLD_S, Stream
     from mvc.store.layout import Layout
     from mvc.store.lock import Line
 
@@ -259,7 +269,10 @@ def warm(root: Path, out: Path) -> None:
         stream.open()
         for turn, path in enumerate(batches(root.parent, TURNS + 1, rows=2)):
             stream.train(files.identify(path))
+            ready = time.perf_counter()
             frame.settle()
+            if time.perf_counter() - ready > _HOLD_S - 1:
+                raise RuntimeError("too slow a disk: the commit began before its clock")
             before, begun = _written(), time.perf_counter()
             stream.drain()
             seconds, written = time.perf_counter() - begun, _written() - before

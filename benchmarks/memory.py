@@ -62,6 +62,8 @@ def main() -> None:
         "the Trainer script that resumes from its checkpoint",
         seconds["mvc"],
         seconds["script"],
+        why="mvc hashes the state, fsyncs it, looks whether it learned, and commits it; the script "
+        "leaves a checkpoint to the system's memory",
     )
     frame.write("memory", [row, whole])
 

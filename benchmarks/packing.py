@@ -60,7 +60,7 @@ def main() -> None:
     middle, most = sorted(lengths)[len(lengths) // 2], max(lengths)
     about = (
         f"rows of {middle} tokens (median) to {most}: a script that pads computes some "
-        f"{padded_to(lengths):.1f} tokens for each that is trained, all that a CPU can gain"
+        f"{padded_to(lengths):.1f} tokens for each that is trained, all that packing can gain here"
     )
     rows = [
         frame.row(

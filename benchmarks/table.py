@@ -38,10 +38,12 @@ def main() -> None:
     found = [(path, json.loads(path.read_text())) for path in paths]
     found = [(path, each) for path, each in found if "rows" in each]
     rows = [row for _, each in found for row in each["rows"]]
-    abouts = list(dict.fromkeys("; ".join(each["about"]) for _, each in found))
+    abouts: dict[str, list[str]] = {}
+    for path, each in found:
+        abouts.setdefault("; ".join(each["about"]), []).append(path.stem)
     lines = ["| what | against | target | figure | spread | ours | theirs | verdict |"]
     lines += ["|---|---|---|---|---|---|---|---|", *map(line, rows)]
-    lines += ["", *(f"Measured on {about}.\n" for about in abouts)]
+    lines += ["", *(f"{', '.join(of)}: on {about}.\n" for about, of in abouts.items())]
     took = {path.stem: each["seconds"] for path, each in found if path.stem not in BY_HAND}
     each_took = ", ".join(f"{name} {seconds} s" for name, seconds in took.items())
     lines += [f"`make bench` took {sum(took.values()) / 60:.0f} min: {each_took}.", ""]

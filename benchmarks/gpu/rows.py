@@ -50,7 +50,8 @@ def rows(base: str, runs: dict[str, dict[str, Any]]) -> list[frame.Row]:
                   why="TRL computes the loss in pieces; the Trainer, and mvc with it, all logits"),
         frame.row(f"{card}: idle between two batches, 969 MB", "a copy of the state off the device",
                   gap["gaps"], gap["copies"][: len(gap["gaps"])], at_most=1.5,
-                  why="a process needs some 15 s"),
+                  why="Python readies the next batch while the device waits (see below for what of "
+                  "it went since 2026-11-26); a process needs some 15 s"),
         frame.row(f"{card}: deterministic algorithms", "the same without",
                   exact, as_it_is, unit="tokens/s",
                   why=f"two runs end in {same[1]} bits; without, in {same[0]} bits"),

@@ -60,7 +60,7 @@ def test_a_machine_that_the_network_loses_ends_the_batch_for_all(
     with two_machines(hidden=at.root.parent) as machines:
         if not machines[1].prefix:
             pytest.skip("this machine gives no network namespaces")
-        limits = {"MVC_BEAT_S": "0.5", "MVC_LOST_S": "4"}
+        limits = {"MVC_BEAT_S": "0.5", "MVC_LOST_S": "10"}
         _, running = train_on(machines, at, data, tmp_path, **limits)
         wait_for(at.run / "checkpoints" / "checkpoint-3", running[0])
         unplug = ["ip", "link", "set", "eth1", "down"]
@@ -69,9 +69,9 @@ def test_a_machine_that_the_network_loses_ends_the_batch_for_all(
         (owner, first), (other, second) = map(ended, running)
     assert (owner, other) == (1, 1), (first, second)
     assert time.monotonic() - since < 2 * SOON_S
-    assert "process 1 was not heard of for 4 seconds" in first, first
+    assert "process 1 was not heard of for 10 seconds" in first, first
     assert "goes on from the last checkpoint" in first, first
-    assert "process 0 was not heard of for 4 seconds" in second, second
+    assert "process 0 was not heard of for 10 seconds" in second, second
     assert len(history.log(at.root, "HEAD")) == 1
 
 
@@ -87,8 +87,9 @@ def test_a_machine_that_waits_alone_ends_at_once(
     while not here.children():
         assert waiting.poll() is None, waiting.communicate()[0]
         time.sleep(0.1)
-    torchrun = here.children()
     time.sleep(5)  # it asks for the first machine, inside torch
+    torchrun = here.children()
+    assert torchrun
     waiting.send_signal(number)
     assert waiting.wait(SOON_S) == (130 if number == signal.SIGTERM else -number)
     _, alive = psutil.wait_procs(torchrun, timeout=SOON_S)
