@@ -341,8 +341,7 @@ class Stream:
         self._stepping.set()
         flying, self._flying = self._flying, None
         reason = None if flying is None else flying[1].exception()
-        self._cool()
-        self._thaw()  # what failed before its first step may hold the device's memory too
+        self._cool(failed=True)
         self._is_open = False  # what is looked at next is looked at anew
         if flying is not None and reason is not None:
             self.culprit, error = flying[0], reason
@@ -357,20 +356,19 @@ class Stream:
             run.drop(self.at)
         return error
 
-    def _cool(self) -> None:
-        """Forget the state in memory: the next batch begins from the stored one."""
+    def _cool(self, *, failed: bool = False) -> None:
+        """Forget the state in memory: the next batch begins from the stored one.
+
+        The Trainer goes with it, and what a batch that failed held of the device's memory, also
+        before its first step: what is frozen is never collected.
+        """
         self._session.cool()
         self._end = None
-        if self._frozen:
-            self._thaw()
-
-    def _thaw(self) -> None:
-        """Let go of the Trainer, and of a base whose batch failed: what is frozen is never
-        collected."""
-        self._frozen = False
-        gc.unfreeze()
-        gc.collect()
-        self._session.free()
+        if self._frozen or failed:
+            self._frozen = False
+            gc.unfreeze()
+            gc.collect()
+            self._session.free()
 
     def drain(self) -> None:
         """Commit what is in flight.
