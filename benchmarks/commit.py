@@ -118,7 +118,7 @@ def states(root: Path, folder: Path) -> list[Path]:
 
 def _versions() -> str:
     told = [
-        subprocess.run([*words], capture_output=True, text=True).stdout.splitlines()[0]
+        subprocess.run(words, capture_output=True, text=True).stdout.splitlines()[0]
         for words in (("git-lfs", "version"), ("restic", "version"), ("mlflow", "--version"))
         if shutil.which(words[0])
     ]

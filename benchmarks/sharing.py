@@ -29,17 +29,6 @@ TURNS = 5
 ADAPTER = 20_000_000
 """Bytes of the adapter; the moments are twice that."""
 
-WHY = {
-    ("push", "folder"): "",
-    ("push", "SSH"): ". It asks the git remote first: a connection more, 0.34 s of 1.4 here",
-    ("push", "S3"): ". 1.0 s of 1.2 are s3fs, its imports and the bytes, on both sides",
-    ("pull", "folder"): ". Of 0.55 s its imports take 0.2, mostly DVC's filesystems, the bytes "
-    "0.2, 40 git processes 0.1",
-    ("pull", "SSH"): "",
-    ("pull", "S3"): ". 0.8 s of 1.2 are s3fs, its imports and the bytes, on both sides",
-}
-"""Where the time went, by a trace of the processes on 2026-11-26."""
-
 
 @dataclass
 class Side:
@@ -112,14 +101,14 @@ def compared(kind: str, ours: Side, theirs: Side) -> list[frame.Row]:
         frame.row(
             f"push of one batch of {megabytes} MB, {kind}", "`dvc push` + `git push`",
             found["mvc push"], found["plain push"], at_most=0.8,
-            why=f"{same}; mvc hashes each object before it goes, fsyncs it where it can, and gives "
-            f"it its name when it is whole{WHY['push', kind]}",
+            why=f"{same}; mvc hashes each object before it goes, fsyncs it where it can, gives it "
+            "its name when it is whole, and asks the git remote first: over SSH a connection more",
         ),
         frame.row(
             f"pull of one batch of {megabytes} MB, {kind}", "`git pull` + `dvc pull`",
             found["mvc pull"], found["plain pull"], at_most=0.8,
             why="mvc checks md5 and SHA-256 of what arrives and again before the branch moves, "
-            f"fsyncs it, and journals the move{WHY['pull', kind]}",
+            "fsyncs it, and journals the move",
         ),
     ]  # fmt: skip
 

@@ -71,7 +71,7 @@ def measure(folder: Path, base: str) -> list[frame.Row]:
             found["script"],
             at_least=0.99,
             unit="steps/s",
-            why="the median step of each run; other runs of 2026-11-26 gave 0.97 to 1.08",
+            why="the median step of each run; the processor time below says what of it is work",
         ),
         frame.row(
             f"processor time of a step, {about}",
